@@ -6,8 +6,10 @@
 # `writeShellScriptBin "x" …` both `${x}` and `${x}/bin/x` name that one file. `render.py` relies on it.
 {
   lib,
-  # Names to offer beyond `defaultNames`; with a real Nixpkgs at hand pass `lib.attrNames pkgs`.
+  # Names to offer beyond `defaultNames`.
   names ? [ ],
+  # A real Nixpkgs, where there is one: all its names are offered too, none of its packages is used.
+  like ? { },
   system ? "x86_64-linux",
   overlays ? [ ],
 }:
@@ -104,22 +106,44 @@ let
 
   script = name: body: text name "#!/bin/bash\n${body}";
 
-  format = {
+  formatNames = [
+    "ini"
+    "iniWithGlobalSection"
+    "gitIni"
+    "keyValue"
+    "libconfig"
+    "hocon"
+    "toml"
+    "elixirConf"
+    "javaProperties"
+    "php"
+    "pythonVars"
+    "xml"
+  ]
+  ++ lib.attrNames (like.formats or { });
+
+  # NixOS reads the types of many formats while it collects its options; JSON alone can be written
+  # without a program.
+  format = generate: {
     type = lib.types.anything;
-    generate = name: value: text name (builtins.toJSON value);
+    lib.types.atom = lib.types.anything;
+    inherit generate;
   };
+  json = _: format (name: value: text name (builtins.toJSON value));
 
   base =
     _final:
-    lib.genAttrs (defaultNames ++ names) host
+    lib.genAttrs (defaultNames ++ lib.attrNames like ++ names) host
     // {
+      # `lib.types.pkgs` asks for this.
+      _type = "pkgs";
       inherit lib system overlays;
       config = { };
-      stdenv = {
+      # With `isLinux` and all its relatives, as in Nixpkgs.
+      stdenv = lib.filterAttrs (name: _: lib.hasPrefix "is" name) platform // {
         hostPlatform = platform;
         buildPlatform = platform;
         targetPlatform = platform;
-        isLinux = true;
         inherit (platform) system;
       };
       hostPlatform = platform;
@@ -144,10 +168,14 @@ let
           set -o pipefail
 
           ${args.text}'';
-      formats = lib.genAttrs [
-        "json"
-        "yaml"
-      ] (_: _: format);
+      formats =
+        lib.genAttrs formatNames (
+          kind: _: format (name: _: unbuildable "formats.${kind}" name { })
+        )
+        // {
+          inherit json;
+          yaml = json;
+        };
 
       runCommand = unbuildable "runCommand";
       runCommandLocal = unbuildable "runCommandLocal";
@@ -163,7 +191,12 @@ fixed
   extend =
     overlay:
     import ./host-packages.nix {
-      inherit lib names system;
+      inherit
+        lib
+        names
+        like
+        system
+        ;
       overlays = overlays ++ [ overlay ];
     };
 }
