@@ -1,0 +1,1 @@
+"""What systemd runs around every container. Standard library only: it runs at every start of every container."""

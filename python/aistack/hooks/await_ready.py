@@ -1,0 +1,165 @@
+"""ExecStartPost: the unit counts as started when the service answers, not when its process exists.
+
+A start that fails removes its container first: systemd runs no ExecStop for a start that never finished, and a process
+that ignores SIGTERM would hold the unit until TimeoutStopSec.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+
+from aistack.hooks import probe, runtime
+from aistack.hooks.errors import DONE, UNEXPECTED, HookError
+from aistack.hooks.preflight import FIRST_PAUSE, LAST_PAUSE
+from aistack.hooks.releases import PROBATION
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from aistack.hooks.manifest import Manifest, Service
+
+EXITED = "exited"
+
+
+class _Stopped(Exception):
+    """systemd stops the unit while it starts: somebody asked for it, so it is no failure."""
+
+
+def await_ready(manifest: Manifest, name: str) -> int:
+    """Wait until `name` answers its probe; returns the hook's exit code."""
+    service = manifest.container_service(name)
+    signal.signal(signal.SIGTERM, _stop)
+    began = time.monotonic()
+    try:
+        result = wait(manifest, service, _main_process())
+    except _Stopped:
+        return DONE
+    spent = time.monotonic() - began
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    verdict = runtime.read_verdict(manifest, name)
+    if not result.ok:
+        return _fail(manifest, service, result, spent, verdict.get("release"))
+    now = time.time()
+    runtime.write_verdict(
+        manifest,
+        name,
+        phase=runtime.READY,
+        ok=True,
+        release=verdict.get("release"),
+        readyAt=now,
+        startSeconds=round(now - verdict.get("beganAt", now), 3),
+        preflightSeconds=verdict.get("preflightSeconds", 0.0),
+        readySeconds=round(spent, 3),
+        checks=[],
+        reason=result.detail,
+    )
+    _enter_probation(manifest, service, verdict.get("release"))
+    revive_dependents(manifest, name)
+    return DONE
+
+
+def _stop(*_: object) -> None:
+    raise _Stopped
+
+
+def _main_process() -> int | None:
+    """A descriptor that becomes readable when the container's monitor, the unit's main process, ends."""
+    pid = os.environ.get("MAINPID", "")
+    if not pid.isdigit():
+        return None
+    try:
+        return os.pidfd_open(int(pid))
+    except ProcessLookupError:
+        return -1
+    except OSError:
+        return None
+
+
+def wait(manifest: Manifest, service: Service, process: int | None) -> probe.Result:
+    """Probe until ready, until the container ends, or until the probe's start timeout is over.
+
+    `process` is a pidfd of the container's monitor, -1 if that has ended already, None if it is not known.
+    """
+    if service.probe is None:
+        return probe.Result(probe.READY, "has no probe: taken as ready when its process runs")
+    if process == -1:
+        return probe.Result(EXITED, "the container ended before it was ready")
+    try:
+        password = runtime.probe_password(manifest, service)
+    except HookError as error:
+        return probe.Result(probe.AUTH_REFUSED, str(error))
+    deadline = time.monotonic() + service.probe.start_timeout
+    waiter = select.poll()
+    if process is not None:
+        waiter.register(process, select.POLLIN)
+    pause = FIRST_PAUSE
+    while True:
+        result = probe.ask(manifest, service, password)
+        if result.ok or result.permanent:
+            return result
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return result
+        if waiter.poll(min(pause, left) * 1000):
+            return probe.Result(EXITED, f"the container ended before it was ready (last seen: {result.detail})")
+        pause = min(pause * 1.5, LAST_PAUSE)
+
+
+def _fail(manifest: Manifest, service: Service, result: probe.Result, spent: float, release: int | None) -> int:
+    reason = f"{result.kind}: {result.detail}"
+    runtime.say(f"{service.name} is not ready after {spent:.1f} s: {reason}; removing its container")
+    runtime.write_verdict(
+        manifest,
+        service.name,
+        phase=runtime.NOT_READY,
+        ok=False,
+        release=release,
+        readySeconds=round(spent, 3),
+        # An exit may be an accident and is tried again; a full start timeout or a permanent answer is not.
+        decisive=result.kind != EXITED,
+        checks=[],
+        reason=reason,
+    )
+    runtime.remove_container(service.container)
+    return UNEXPECTED
+
+
+def _enter_probation(manifest: Manifest, service: Service, release: int | None) -> None:
+    from aistack.hooks.start_pre import open_store
+
+    if release is None:
+        return
+    store = open_store(manifest)
+    try:
+        running = store.get(service.name, release)
+        if running is None or running.proven:
+            return
+        if running.state != PROBATION:
+            store.probation(running)
+    finally:
+        store.close()
+    runtime.systemctl("restart", "--no-block", f"aistack-bless@{service.name}.timer")
+
+
+def revive_dependents(manifest: Manifest, name: str) -> list[str]:
+    """Start again, without waiting, the dependents whose start failed only because `name` was not there.
+
+    Returns their names. A dependent that somebody stopped, or that failed for another reason, is left alone.
+    """
+    waiting = []
+    for dependent in manifest.dependents(name):
+        verdict = runtime.read_verdict(manifest, dependent)
+        blamed = any(c.get("subject") == f"dependency {name}" and not c.get("ok") for c in verdict.get("checks", []))
+        if verdict.get("phase") == runtime.PREFLIGHT and blamed:
+            waiting.append(dependent)
+    if not waiting:
+        return []
+    units = {manifest.services[dependent].unit: dependent for dependent in waiting}
+    failed = [unit for unit, state in runtime.unit_states(units).items() if state["ActiveState"] == "failed"]
+    if failed:
+        runtime.systemctl("reset-failed", *failed)
+        runtime.systemctl("start", "--no-block", *failed)
+        runtime.say(f"{name} is back: starting {', '.join(units[unit] for unit in failed)} again")
+    return [units[unit] for unit in failed]

@@ -1,0 +1,59 @@
+"""The verbs that units call: `aistack-hook VERB SERVICE`.
+
+Each verb's module is imported where it is used: a hook pays only for what it does.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from aistack.hooks.errors import DONE, INVALID, UNEXPECTED, HookError, printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aistack.hooks.manifest import Manifest
+
+VERBS = ("start-pre", "await-ready", "rollback", "bless", "retry")
+USAGE = f"usage: aistack-hook {'|'.join(VERBS)} SERVICE"
+
+
+def main(arguments: list[str]) -> int:
+    """Run one hook; returns its exit code. Errors become one line on standard error, never a traceback."""
+    from aistack.hooks.runtime import say
+
+    try:
+        if len(arguments) != 2 or arguments[0] not in VERBS:
+            say(USAGE)
+            return INVALID
+        from aistack.hooks.manifest import load
+
+        return _verb(arguments[0])(load(), arguments[1])
+    except HookError as error:
+        say(f"aistack: {error}")
+        return error.code
+    except (
+        Exception
+    ) as error:  # the last line of defence: whatever it is, systemd gets an exit code and the journal a line
+        if os.environ.get("AISTACK_DEBUG"):
+            raise
+        say(f"aistack: unexpected {type(error).__name__}: {printable(str(error))}; AISTACK_DEBUG=1 shows where")
+        return UNEXPECTED
+
+
+def _verb(name: str) -> Callable[[Manifest, str], int]:
+    if name == "start-pre":
+        # A stop during the start sends SIGTERM. Somebody asked for it, so it must not look like a failure.
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(DONE))
+        from aistack.hooks.start_pre import start_pre
+
+        return start_pre
+    if name == "await-ready":
+        from aistack.hooks.await_ready import await_ready
+
+        return await_ready
+    from aistack.hooks import rollback
+
+    return {"rollback": rollback.on_failure, "bless": rollback.bless, "retry": rollback.retry}[name]

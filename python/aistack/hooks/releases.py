@@ -1,0 +1,317 @@
+"""Releases: which image and environment a service runs, which it ran before, and which of them is known to work.
+
+A release is an image id, an environment without secrets, and the service's manifest entry. Its state is
+
+    staged → probation → good        good is earned by staying ready through the probation window
+                       → bad         with the reason and the end of the log
+
+`staged` is chosen and has not been ready yet. Kept in SQLite (WAL, synchronous=FULL); each change is one transaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import time
+
+from aistack.hooks.errors import UNEXPECTED, HookError, printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+STAGED, PROBATION, GOOD, BAD = "staged", "probation", "good", "bad"
+UNPROVEN = frozenset({STAGED, PROBATION})
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE release (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  service TEXT NOT NULL,
+  fingerprint TEXT NOT NULL,
+  image_id TEXT NOT NULL,
+  image_ref TEXT NOT NULL,
+  environment TEXT NOT NULL,
+  entry TEXT NOT NULL,
+  source TEXT NOT NULL,
+  created REAL NOT NULL,
+  state TEXT NOT NULL CHECK (state IN ('staged', 'probation', 'good', 'bad')),
+  changed REAL NOT NULL,
+  reason TEXT NOT NULL DEFAULT '',
+  log TEXT NOT NULL DEFAULT '',
+  UNIQUE (service, fingerprint)
+);
+CREATE TABLE current (
+  service TEXT PRIMARY KEY,
+  release INTEGER NOT NULL REFERENCES release (id),
+  declared TEXT NOT NULL
+);
+CREATE TABLE loaded (source TEXT PRIMARY KEY, image_id TEXT NOT NULL);
+"""
+_COLUMNS = (
+    "id, service, fingerprint, image_id, image_ref, environment, entry, source, created, state, changed, reason, log"
+)
+
+
+class Release:
+    """One row of the table. Times are Unix times in seconds; `image_id` has no `sha256:` in front."""
+
+    __slots__ = (
+        "changed",
+        "created",
+        "entry",
+        "environment",
+        "fingerprint",
+        "id",
+        "image_id",
+        "image_ref",
+        "log",
+        "reason",
+        "service",
+        "source",
+        "state",
+    )
+
+    def __init__(self, row: tuple[Any, ...]) -> None:
+        self.id: int = row[0]
+        self.service: str = row[1]
+        self.fingerprint: str = row[2]
+        self.image_id: str = row[3]
+        self.image_ref: str = row[4]
+        self.environment: dict[str, str] = json.loads(row[5])
+        self.entry: dict[str, Any] = json.loads(row[6])
+        self.source: str = row[7]
+        self.created: float = row[8]
+        self.state: str = row[9]
+        self.changed: float = row[10]
+        self.reason: str = row[11]
+        self.log: str = row[12]
+
+    @property
+    def proven(self) -> bool:
+        """Whether it has been good: such a release is restarted when it fails, never rolled back."""
+        return self.state == GOOD
+
+    def __str__(self) -> str:
+        return f"release {self.id} ({self.image_ref}, image {self.image_id[:12]})"
+
+
+def fingerprint(image_id: str, environment: dict[str, str], entry: dict[str, Any]) -> str:
+    """What makes a release another one: its image, its environment, its manifest entry."""
+    text = json.dumps([image_id, environment, entry], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Store:
+    """The releases of every service, in one database."""
+
+    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
+        self._db = connection
+        self.path = path
+
+    @classmethod
+    def open(cls, path: str, *, create: bool = True) -> Store:
+        """Open the database at `path`, making it where `create` says so.
+
+        Raises Damaged for a file that is not such a database, HookError for one that cannot be opened (exit code 1).
+        """
+        if not create and not os.path.exists(path):
+            raise HookError(f"no releases yet: {path} does not exist; it is made at the first start of a service")
+        connection: sqlite3.Connection | None = None
+        try:
+            if create:
+                os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+            connection = sqlite3.connect(path, timeout=10, isolation_level=None)
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            store = cls(connection, path)
+            store._migrate()
+            return store
+        except (sqlite3.Error, OSError) as error:
+            if connection is not None:
+                connection.close()
+            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+                raise Damaged(path, error) from None
+            raise HookError(f"cannot open {path}: {printable(str(error))}", UNEXPECTED) from None
+
+    def _migrate(self) -> None:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version == _VERSION:
+            # Reads every page's header: a file cut off in the middle is found here, not in the middle of a start.
+            found = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if found != "ok":
+                raise sqlite3.DatabaseError(found)
+            return
+        if version > _VERSION:
+            raise HookError(f"{self.path} was written by a newer aistack (version {version}); install that one")
+        with self:
+            if self._db.execute("PRAGMA user_version").fetchone()[0] == _VERSION:
+                return  # another start was faster
+            for statement in _SCHEMA.split(";"):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version={_VERSION}")
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._db.execute("COMMIT" if kind is None else "ROLLBACK")
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def history(self, service: str | None = None) -> list[Release]:
+        """All releases, or those of one service, newest first."""
+        where, values = ("WHERE service = ?", (service,)) if service else ("", ())
+        rows = self._db.execute(f"SELECT {_COLUMNS} FROM release {where} ORDER BY id DESC", values)
+        return [Release(row) for row in rows]
+
+    def get(self, service: str, identifier: int) -> Release | None:
+        """Release `identifier` of `service`, or None."""
+        row = self._db.execute(
+            f"SELECT {_COLUMNS} FROM release WHERE service = ? AND id = ?", (service, identifier)
+        ).fetchone()
+        return Release(row) if row else None
+
+    def current(self, service: str) -> Release | None:
+        """The release that the service's next start will run, or None before its first."""
+        row = self._db.execute("SELECT release FROM current WHERE service = ?", (service,)).fetchone()
+        return self.get(service, row[0]) if row else None
+
+    def declared(self, service: str) -> Release | None:
+        """The release that Nix declares, whether or not it is the one that runs."""
+        row = self._db.execute("SELECT declared FROM current WHERE service = ?", (service,)).fetchone()
+        return self._by_fingerprint(service, row[0]) if row else None
+
+    def _by_fingerprint(self, service: str, print_: str) -> Release | None:
+        row = self._db.execute(
+            f"SELECT {_COLUMNS} FROM release WHERE service = ? AND fingerprint = ?", (service, print_)
+        ).fetchone()
+        return Release(row) if row else None
+
+    def last_good(self, service: str, before: Release | None = None) -> Release | None:
+        """The good release to go back to: the newest one older than `before`, else the newest other one."""
+        good = [r for r in self.history(service) if r.state == GOOD and (before is None or r.id != before.id)]
+        older = [r for r in good if before is not None and r.id < before.id]
+        return next(iter(older or good), None)
+
+    def loaded(self, source: str) -> str | None:
+        """The image id that loading the archive at `source` gave, or None if it was never loaded."""
+        row = self._db.execute("SELECT image_id FROM loaded WHERE source = ?", (source,)).fetchone()
+        return row[0] if row else None
+
+    # --- changing --------------------------------------------------------------------------------
+
+    def remember_loaded(self, source: str, image_id: str) -> None:
+        """Record which image the archive at `source` holds, so that it is loaded once."""
+        with self:
+            self._db.execute("INSERT OR REPLACE INTO loaded VALUES (?, ?)", (source, image_id))
+
+    def declare(
+        self, service: str, image_id: str, image_ref: str, environment: dict[str, str], entry: dict[str, Any]
+    ) -> Release:
+        """Record what Nix declares now and return the release to run.
+
+        A declaration not seen before is a new release and is run. One that did not change since the last start
+        changes nothing: what runs stays (it may have been rolled back or deployed by hand). A declaration known to be
+        bad is not tried again while there is a good release; where there is none, it is the only thing to try.
+        """
+        print_ = fingerprint(image_id, environment, entry)
+        now = time.time()
+        with self:
+            release = self._by_fingerprint(service, print_)
+            if release is None:
+                self._db.execute(
+                    "INSERT INTO release (service, fingerprint, image_id, image_ref, environment, entry, source, "
+                    "created, state, changed) VALUES (?, ?, ?, ?, ?, ?, 'declared', ?, 'staged', ?)",
+                    (service, print_, image_id, image_ref, json.dumps(environment), json.dumps(entry), now, now),
+                )
+                release = self._by_fingerprint(service, print_)
+            if release is None:
+                raise HookError(f"{self.path}: a release just written cannot be read back")
+            row = self._db.execute("SELECT release, declared FROM current WHERE service = ?", (service,)).fetchone()
+            running = self.get(service, row[0]) if row else None
+            chosen = release
+            if running is not None and row[1] == print_:
+                chosen = running
+            if chosen.state == BAD:
+                chosen = self.last_good(service) or release
+            self._set_current(service, chosen.id, print_)
+        return chosen
+
+    def _set_current(self, service: str, release: int, declared: str) -> None:
+        self._db.execute("INSERT OR REPLACE INTO current VALUES (?, ?, ?)", (service, release, declared))
+
+    def _set_state(self, release: Release, state: str, reason: str = "", log: str = "") -> None:
+        self._db.execute(
+            "UPDATE release SET state = ?, changed = ?, reason = ?, log = ? WHERE id = ?",
+            (state, time.time(), reason, log, release.id),
+        )
+        release.state, release.reason, release.log = state, reason, log
+
+    def probation(self, release: Release) -> None:
+        """The release is ready for the first time since it was chosen; from now on it has to stay so."""
+        with self:
+            self._set_state(release, PROBATION, release.reason, release.log)
+
+    def bless(self, release: Release) -> None:
+        """The release stayed ready through its probation: it is good."""
+        with self:
+            self._set_state(release, GOOD)
+
+    def condemn(self, release: Release, reason: str, log: str, back_to: Release | None) -> None:
+        """The release is bad; the next start runs `back_to`. With no `back_to` it stays the one to try."""
+        with self:
+            self._set_state(release, BAD, reason, log)
+            if back_to is not None:
+                self._choose(back_to)
+
+    def choose(self, release: Release) -> None:
+        """Make `release` what the next start runs; a bad one gets another try."""
+        with self:
+            if release.state == BAD:
+                self._set_state(release, STAGED, release.reason, release.log)
+            self._choose(release)
+
+    def _choose(self, release: Release) -> None:
+        row = self._db.execute("SELECT declared FROM current WHERE service = ?", (release.service,)).fetchone()
+        self._set_current(release.service, release.id, row[0] if row else release.fingerprint)
+
+    def prune(self, service: str, retain: int) -> list[Release]:
+        """Forget all but the last `retain` good and the last `retain` other releases; returns the forgotten ones.
+
+        What runs and what is declared always stay.
+        """
+        keep = {r.id for r in (self.current(service), self.declared(service)) if r is not None}
+        everything = self.history(service)
+        for group in ([r for r in everything if r.state == GOOD], [r for r in everything if r.state != GOOD]):
+            keep.update(r.id for r in group[:retain])
+        gone = [r for r in everything if r.id not in keep]
+        with self:
+            self._db.executemany("DELETE FROM release WHERE id = ?", [(r.id,) for r in gone])
+        return gone
+
+
+class Damaged(HookError):
+    """The file is there and is not a releases database any more."""
+
+    def __init__(self, path: str, error: Exception) -> None:
+        super().__init__(
+            f"{path} is damaged ({printable(str(error), 120)}); running services are not touched. "
+            f"Keep a copy and let the next start begin a new one: mv {path} {path}.damaged",
+            UNEXPECTED,
+        )
+        self.path = path
+
+    def set_aside(self) -> str:
+        """Rename the damaged file, with its WAL, so that a new one can be begun; returns the new name."""
+        aside = f"{self.path}.damaged-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
+        for suffix in ("-wal", "-shm", ""):
+            if os.path.exists(self.path + suffix):
+                os.replace(self.path + suffix, aside + suffix)
+        return aside

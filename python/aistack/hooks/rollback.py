@@ -1,0 +1,263 @@
+"""OnFailure: who decides that a release is bad, and what happens then.
+
+A unit that failed for good comes here once. Only a release that has never been good is to blame, and only if what it
+needs is there: a failed preflight, a dependency that does not answer or a proven release that crashes are not mended by
+another image, so those are started again after a pause instead.
+"""
+
+from __future__ import annotations
+
+import time
+
+from aistack.hooks import preflight, probe, runtime
+from aistack.hooks.errors import DONE, DOWN, HookError
+from aistack.hooks.releases import PROBATION, Release, Store
+from aistack.hooks.start_pre import open_store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from aistack.hooks.manifest import Manifest, Service
+
+# What to do with a unit that failed for good.
+ROLL_BACK = "roll back"
+TRY_AGAIN = "try again"
+STAY_DOWN = "stay down"
+
+_DEPENDENCY_GRACE = 2.0  # seconds a dependency has to answer before it, not the release, takes the blame
+_LOG_LINES = 40
+
+
+class Decision:
+    """What to do about a failed unit and why; `target` is the release to go back to."""
+
+    __slots__ = ("action", "reason", "target")
+
+    def __init__(self, action: str, reason: str, target: Release | None = None) -> None:
+        self.action = action
+        self.reason = reason
+        self.target = target
+
+
+class Outcome:
+    """How a rollback ended. `seconds` from the decision until the old release was ready."""
+
+    __slots__ = ("reason", "restored", "seconds", "serving")
+
+    def __init__(self, *, serving: bool, reason: str, seconds: float, restored: list[str]) -> None:
+        self.serving = serving
+        self.reason = reason
+        self.seconds = seconds
+        self.restored = restored
+
+
+def on_failure(manifest: Manifest, name: str) -> int:
+    """Act on the failed unit of `name`; returns the hook's exit code (8: down, nothing to go back to)."""
+    service = manifest.container_service(name)
+    state = runtime.unit_states([service.unit]).get(service.unit, {})
+    if state.get("ActiveState") != "failed":
+        runtime.say(f"{name} is {state.get('ActiveState', 'unknown')} again: nothing to do")
+        return DONE
+    store = open_store(manifest)
+    try:
+        release = store.current(name)
+        decision = decide(manifest, service, store, release, state.get("Result", "unknown"))
+        if decision.action == TRY_AGAIN:
+            runtime.systemctl("restart", "--no-block", f"aistack-retry@{name}.timer")
+            runtime.say(f"{name}: not rolled back: {decision.reason}; tried again in a while")
+            return DONE
+        log = runtime.journal_tail(service.unit, _LOG_LINES, release.changed if release is not None else None)
+        if decision.action == STAY_DOWN or decision.target is None:
+            return _stay_down(manifest, service, store, release, reason=decision.reason, log=log)
+        outcome = roll_back(manifest, service, store, decision.target, bad=release, reason=decision.reason, log=log)
+        return report(name, release, decision.target, outcome)
+    finally:
+        store.close()
+
+
+def decide(manifest: Manifest, service: Service, store: Store, release: Release | None, result: str) -> Decision:
+    """Whose fault a failed start is. `result` is systemd's Result= of the unit."""
+    verdict = runtime.read_verdict(manifest, service.name)
+    phase = verdict.get("phase")
+    if phase == runtime.PREFLIGHT:
+        return Decision(TRY_AGAIN, f"what it needs is missing ({verdict.get('reason')})")
+    if release is None:
+        return Decision(TRY_AGAIN, "it has no release yet")
+    if release.proven:
+        return Decision(TRY_AGAIN, f"{release} is proven, so it is restarted ({verdict.get('reason', result)})")
+    absent = _absent_dependency(manifest, service)
+    if absent is not None:
+        return Decision(TRY_AGAIN, f"{absent.subject} does not answer ({absent.kind}), not the release's fault")
+    if phase == runtime.NOT_READY:
+        reason = f"never ready ({verdict.get('reason')})"
+    elif phase == runtime.READY:
+        reason = f"was ready and ended again within its probation ({result})"
+    else:
+        reason = f"its container could not be started ({result})"
+    if service.rollback_policy == "none":
+        return Decision(STAY_DOWN, f'{reason}; services.aistack.services.{service.name}.rollback.policy is "none"')
+    target = store.last_good(service.name, release)
+    if target is None:
+        return Decision(STAY_DOWN, f"{reason}; there is no good release to go back to")
+    return Decision(ROLL_BACK, reason, target)
+
+
+def _absent_dependency(manifest: Manifest, service: Service) -> preflight.Check | None:
+    """A hard dependency that does not answer now, if the stack checks dependencies at all."""
+    if not manifest.dependency_check:
+        return None
+    checks = preflight.dependencies(manifest, service.depends_on, _DEPENDENCY_GRACE)
+    return next((check for check in checks if not check.ok), None)
+
+
+def roll_back(
+    manifest: Manifest,
+    service: Service,
+    store: Store,
+    target: Release,
+    *,
+    bad: Release | None = None,
+    reason: str = "",
+    log: str = "",
+) -> Outcome:
+    """Run `target` instead of what runs now, verify that it is ready, start the failed dependents again.
+
+    `bad` is marked so, with `reason` and `log`; without it (an administrator's rollback) nothing is condemned. The
+    choice is one transaction: a crash after it starts `target` at the next start.
+    """
+    began = time.monotonic()
+    if bad is not None:
+        store.condemn(bad, reason, log, target)
+    else:
+        store.choose(target)
+    trouble = restart(manifest, service)
+    if trouble is None:
+        trouble = _verify(manifest, service)
+    seconds = time.monotonic() - began
+    if trouble is not None:
+        return Outcome(serving=False, reason=trouble, seconds=seconds, restored=[])
+    return Outcome(serving=True, reason=reason, seconds=seconds, restored=restore_dependents(manifest, service.name))
+
+
+def restart(manifest: Manifest, service: Service) -> str | None:
+    """Restart the unit and wait for its start to end; returns what went wrong, or None."""
+    ready = service.probe.start_timeout if service.probe is not None else 0
+    bound = 3 * (manifest.startup_timeout + ready + service.stop_timeout + 30)
+    try:
+        runtime.systemctl("reset-failed", service.unit)
+        runtime.systemctl("restart", service.unit, timeout=bound)
+    except HookError as error:
+        return str(error)
+    return None
+
+
+def _verify(manifest: Manifest, service: Service) -> str | None:
+    try:
+        password = runtime.probe_password(manifest, service)
+    except HookError as error:
+        return str(error)
+    result = probe.ask(manifest, service, password)
+    return None if result.ok else f"{result.kind}: {result.detail}"
+
+
+def restore_dependents(manifest: Manifest, name: str) -> list[str]:
+    """Start again every failed service that depends on `name`, directly or not; returns those that were started.
+
+    A service that somebody stopped is not failed, and stays stopped.
+    """
+    units = {manifest.services[dependent].unit: dependent for dependent in manifest.closure(name)}
+    states = runtime.unit_states(units)
+    failed = [unit for unit in units if states.get(unit, {}).get("ActiveState") == "failed"]
+    if failed:
+        runtime.systemctl("reset-failed", *failed)
+        runtime.systemctl("start", "--no-block", *failed)
+    return [units[unit] for unit in failed]
+
+
+def report(name: str, bad: Release | None, target: Release, outcome: Outcome) -> int:
+    """Say in one line how a rollback ended; returns the exit code."""
+    left = f"left {bad}: {outcome.reason}" if bad is not None else "as asked"
+    if outcome.serving:
+        restored = f"; started again: {', '.join(outcome.restored)}" if outcome.restored else ""
+        runtime.say(f"{name} ROLLED BACK to {target}, ready after {outcome.seconds:.1f} s; {left}{restored}")
+        return DONE
+    runtime.say(f"{name} is DOWN: {target} does not start either: {outcome.reason}; see: aistack status {name}")
+    return DOWN
+
+
+def _stay_down(
+    manifest: Manifest, service: Service, store: Store, release: Release | None, *, reason: str, log: str
+) -> int:
+    if release is not None:
+        store.condemn(release, reason, log, None)
+    runtime.write_verdict(
+        manifest,
+        service.name,
+        phase=runtime.DOWN_NO_RELEASE,
+        ok=False,
+        release=release.id if release is not None else None,
+        checks=[],
+        reason=reason,
+    )
+    runtime.say(
+        f"{service.name} is DOWN: {release}: {reason}; mend it, then: systemctl start {service.unit} "
+        f"(its log: aistack releases {service.name} --log {release.id if release is not None else ''})"
+    )
+    return DOWN
+
+
+def bless(manifest: Manifest, name: str) -> int:
+    """The probation window of `name` is over: its release is good if it is still ready, and rolled back if not."""
+    service = manifest.container_service(name)
+    store = open_store(manifest)
+    try:
+        release = store.current(name)
+        active = runtime.unit_states([service.unit]).get(service.unit, {}).get("ActiveState") == "active"
+        verdict = runtime.read_verdict(manifest, name)
+        running = release is not None and verdict.get("phase") == runtime.READY and verdict.get("release") == release.id
+        if release is None or release.state != PROBATION or not active or not running:
+            return DONE  # it was stopped or replaced, or is being restarted, which begins a new window
+        patience = service.probe.timeout * service.probe.failures if service.probe is not None else 0.0
+        (check,) = preflight.dependencies(manifest, [name], patience)
+        if check.ok:
+            store.bless(release)
+            runtime.say(f"{name}: {release} stayed ready for {manifest.probation:g} s: good")
+            forget(manifest, service, store)
+            return DONE
+        return _failed_probation(manifest, service, store, release, f"{check.kind}: {check.detail}")
+    finally:
+        store.close()
+
+
+def _failed_probation(manifest: Manifest, service: Service, store: Store, release: Release, found: str) -> int:
+    target = store.last_good(service.name, release)
+    absent = _absent_dependency(manifest, service)
+    if absent is not None or target is None or service.rollback_policy == "none":
+        why = f"{absent.subject} does not answer" if absent is not None else "there is nothing to go back to"
+        runtime.say(
+            f"{service.name}: {release} is not ready after its probation ({found}), but {why}; probation goes on"
+        )
+        runtime.systemctl("restart", "--no-block", f"aistack-bless@{service.name}.timer")
+        return DONE
+    reason = f"not ready at the end of its probation ({found})"
+    log = runtime.journal_tail(service.unit, _LOG_LINES, release.changed)
+    outcome = roll_back(manifest, service, store, target, bad=release, reason=reason, log=log)
+    return report(service.name, release, target, outcome)
+
+
+def forget(manifest: Manifest, service: Service, store: Store) -> None:
+    """Drop the releases beyond `rollback.retain`, and the tags that kept their images."""
+    gone = store.prune(service.name, manifest.retain)
+    kept = {release.image_id for release in store.history(service.name)}
+    for release in gone:
+        if release.image_id not in kept:
+            runtime.run(["podman", "untag", release.image_id, runtime.kept_tag(service.name, release.image_id)], 60.0)
+
+
+def retry(manifest: Manifest, name: str) -> int:
+    """Start a unit that failed for want of something else. One that runs, or that somebody stopped, is left alone."""
+    service = manifest.container_service(name)
+    state = runtime.unit_states([service.unit]).get(service.unit, {})
+    if state.get("ActiveState") == "failed":
+        runtime.systemctl("reset-failed", service.unit)
+        runtime.systemctl("start", "--no-block", service.unit)
+    return DONE

@@ -1,0 +1,255 @@
+"""What the hooks share with the running system: podman, systemd, the files under /run/aistack.
+
+The only place that runs commands. Every command has a time limit; every file is written beside its place and renamed.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+
+from aistack.hooks.errors import DOWN, INVALID, TIMED_OUT, UNEXPECTED, HookError, printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from aistack.hooks.manifest import Manifest, Service
+
+PODMAN_TIMEOUT = 60.0  # seconds for a podman call that moves no image
+SYSTEMCTL_TIMEOUT = 30.0  # seconds for a systemctl call that waits for no job
+
+# Phases of a verdict, in the order a start walks through them.
+PREFLIGHT = "preflight"  # a check failed before the container was started
+STARTING = "starting"  # checks passed, the container is being started
+NOT_READY = "not-ready"  # the container was started and did not become ready
+READY = "ready"
+DOWN_NO_RELEASE = "down"  # the only release there is does not work: nothing to go back to
+
+
+def say(message: str) -> None:
+    """One message to the journal (or the terminal): on standard error, flushed."""
+    sys.stderr.write(message.rstrip("\n") + "\n")
+    sys.stderr.flush()
+
+
+def run(command: list[str], timeout: float) -> tuple[int, str, str]:
+    """Run a command without a shell; returns (exit code, output, errors), both decoded.
+
+    Raises HookError when the program is missing, or (exit code 124) when it takes longer than `timeout` seconds.
+    """
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False, close_fds=True
+        )
+    except FileNotFoundError:
+        raise HookError(f"{command[0]} is not installed or not on PATH ({os.environ.get('PATH', '')})") from None
+    except subprocess.TimeoutExpired:
+        raise HookError(f"`{' '.join(command)}` took more than {timeout:g} s", TIMED_OUT) from None
+    return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+
+
+def podman(*arguments: str, timeout: float = PODMAN_TIMEOUT) -> str:
+    """Run podman; returns its output. Raises HookError with podman's last line of errors when it fails."""
+    code, out, errors = run(["podman", *arguments], timeout)
+    if code != 0:
+        said = printable((errors.strip() or out.strip()).rpartition("\n")[2], 300)
+        raise HookError(f"podman {arguments[0]} failed: {said}", UNEXPECTED)
+    return out
+
+
+def images() -> dict[str, str]:
+    """Every image name in local storage, fully qualified, with the id of its image."""
+    out = podman("image", "list", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}}\t{{.ID}}")
+    found: dict[str, str] = {}
+    for line in out.splitlines():
+        name, _, identifier = line.partition("\t")
+        found[name] = identifier.removeprefix("sha256:")
+    return found
+
+
+def image_id(reference: str) -> str | None:
+    """The id of the image podman finds locally under `reference` (a name, a digest or an id), or None."""
+    code, out, _ = run(["podman", "image", "inspect", "--format", "{{.Id}}", reference], PODMAN_TIMEOUT)
+    return out.strip() or None if code == 0 else None
+
+
+def kept_tag(service: str, identifier: str) -> str:
+    """The local name that keeps a release's image from `podman image prune`."""
+    return f"localhost/aistack/{service}:{identifier[:12]}"
+
+
+def remove_container(container: str, grace: float = 0) -> None:
+    """Remove a container, stopping it first with `grace` seconds to end by itself. A missing one is fine."""
+    podman("rm", "--force", "--ignore", "--time", str(int(grace)), container, timeout=PODMAN_TIMEOUT + grace)
+
+
+def systemctl(*arguments: str, timeout: float = SYSTEMCTL_TIMEOUT) -> str:
+    """Run systemctl; returns its output. Raises HookError with what it said when it fails."""
+    code, out, errors = run(["systemctl", *arguments], timeout)
+    if code != 0:
+        said = printable((errors.strip() or out.strip()), 300)
+        raise HookError(f"systemctl {' '.join(arguments)} failed: {said}", DOWN)
+    return out
+
+
+def unit_states(units: Iterable[str], *properties: str) -> dict[str, dict[str, str]]:
+    """The given systemd properties of each unit, in one call, keyed by unit name.
+
+    ActiveState, SubState and Result are always among them. An unknown unit is `inactive` with LoadState=not-found.
+    """
+    names = list(units)
+    if not names:
+        return {}
+    wanted = ",".join(["Id", "LoadState", "ActiveState", "SubState", "Result", *properties])
+    out = systemctl("show", "--property", wanted, "--", *names)
+    found: dict[str, dict[str, str]] = {}
+    for block in out.strip().split("\n\n"):
+        fields = dict(line.partition("=")[::2] for line in block.splitlines() if "=" in line)
+        if "Id" in fields:
+            found[fields["Id"]] = fields
+    return found
+
+
+def journal_tail(unit: str, lines: int = 40, since: float | None = None) -> str:
+    """The last lines the journal has of a unit (container output included), not older than `since` (Unix time)."""
+    command = ["journalctl", "--unit", unit, "--lines", str(lines), "--output", "short-iso", "--no-pager", "--quiet"]
+    if since is not None:
+        command += ["--since", f"@{since:.0f}"]
+    try:
+        code, out, errors = run(command, SYSTEMCTL_TIMEOUT)
+    except HookError as error:
+        return f"(no log: {error})"
+    return out if code == 0 else f"(no log: {printable(errors)})"
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def write_atomic(path: str, data: bytes, mode: int, uid: int = -1, gid: int = -1) -> None:
+    """Write `data` to `path` so that a reader sees the old file or the new one, never half of it.
+
+    Raises HookError (disk full, no permission) and leaves the old file alone.
+    """
+    new = f"{path}.{os.getpid()}.new"
+    try:
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fchown(file.fileno(), uid, gid)
+                os.fchmod(file.fileno(), mode)
+                os.fsync(file.fileno())
+            os.replace(new, path)
+        except OSError:
+            os.unlink(new)
+            raise
+    except OSError as error:
+        full = " (the disk is full: `df -h`)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise HookError(f"cannot write {path}: {error.strerror}{full}") from None
+
+
+def service_dir(manifest: Manifest, service: str) -> str:
+    """The service's own directory under /run, made if it is not there (mode 0700). Raises HookError."""
+    path = os.path.join(manifest.runtime_dir, service)
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise HookError(f"cannot make {path}: {error.strerror}") from None
+    return path
+
+
+def write_verdict(manifest: Manifest, service: str, **fields: Any) -> None:
+    """Record what the last step of a start found, for status, rollback and the dependencies that come back."""
+    verdict = {"schemaVersion": 1, "service": service, "at": time.time(), **fields}
+    path = os.path.join(service_dir(manifest, service), "verdict.json")
+    write_atomic(path, json.dumps(verdict).encode(), 0o644)
+
+
+def read_verdict(manifest: Manifest, service: str) -> dict[str, Any]:
+    """The last verdict on a service; empty when there is none since boot or it cannot be read."""
+    path = os.path.join(manifest.runtime_dir, service, "verdict.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            verdict = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return verdict if isinstance(verdict, dict) else {}
+
+
+# --- secrets and environment -----------------------------------------------------------------------------------------
+
+
+def read_secret(manifest: Manifest, key: str) -> str:
+    """The value of a secret, without the line break at its end.
+
+    Raises HookError that names the key and the file, never the value.
+    """
+    declared = manifest.secrets.get(key)
+    if declared is None:
+        raise HookError(f"secret {key} is not declared: set services.aistack.secrets.{key}.file", INVALID)
+    path = declared["file"]
+    try:
+        with open(path, encoding="utf-8") as file:
+            value = file.read().removesuffix("\n")
+    except FileNotFoundError:
+        raise HookError(f"secret {key}: {path} does not exist; create it (mode 0400)", INVALID) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise HookError(f"secret {key}: cannot read {path}: {printable(str(error))}", INVALID) from None
+    if not value:
+        raise HookError(f"secret {key}: {path} is empty", INVALID)
+    return value
+
+
+def probe_password(manifest: Manifest, service: Service) -> str | None:
+    """The password a service's probe logs in with, or None where it needs none. Raises HookError."""
+    if service.probe is None or service.probe.secret is None:
+        return None
+    return read_secret(manifest, service.probe.secret)
+
+
+def public_environment(manifest: Manifest, service: Service) -> dict[str, str]:
+    """What a release of `service` remembers of its environment: everything but secrets."""
+    environment = dict(manifest.environment) if service.stack_environment else {}
+    environment.update(service.environment)
+    return environment
+
+
+def write_environment(manifest: Manifest, service: Service, environment: dict[str, str]) -> None:
+    """Write what the container will see: its `--env-file` and its file secrets, readable by nobody else.
+
+    Raises HookError for a secret that is missing, unreadable or does not fit on one line of an env file.
+    """
+    directory = service_dir(manifest, service.name)
+    values = dict(environment)
+    for key in service.secrets:
+        value = read_secret(manifest, key)
+        if manifest.secrets[key]["as"] == "file":
+            uid, gid = owner(service)
+            files = os.path.join(directory, "secrets")
+            os.makedirs(files, mode=0o755, exist_ok=True)
+            write_atomic(os.path.join(files, key), value.encode(), 0o400, uid, gid)
+            values[f"{key}_FILE"] = f"/run/secrets/{key}"
+        elif "\n" in value or "\r" in value or "\0" in value:
+            raise HookError(
+                f"secret {key} has more than one line, which an environment variable of a container cannot carry; "
+                f'set services.aistack.secrets.{key}.as = "file"',
+                INVALID,
+            )
+        else:
+            values[key] = value
+    text = "".join(f"{key}={value}\n" for key, value in sorted(values.items()))
+    write_atomic(os.path.join(directory, "env"), text.encode(), 0o400)
+
+
+def owner(service: Service) -> tuple[int, int]:
+    """The numeric user and group a container runs as; root where the service names none or a name only it knows."""
+    user, _, group = (service.user or "0").partition(":")
+    uid = int(user) if user.isdigit() else 0
+    return uid, int(group) if group.isdigit() else uid

@@ -1,0 +1,190 @@
+"""ExecStartPre: choose the release, write what the container will see, check what it needs.
+
+Exit codes: 0 start it · 1 unexpected, or left to its rollback · 2 invalid configuration · 3 something it needs is missing
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from aistack.hooks import preflight, runtime
+from aistack.hooks.errors import DEPENDENCY_MISSING, DONE, UNEXPECTED, HookError
+from aistack.hooks.preflight import IMAGE_MISSING, Check
+from aistack.hooks.releases import UNPROVEN, Damaged, Release, Store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from aistack.hooks.manifest import Manifest, Service
+
+
+def start_pre(manifest: Manifest, name: str) -> int:
+    """Prepare the start of `name`; returns the hook's exit code. Raises HookError."""
+    service = manifest.container_service(name)
+    began = time.time()
+    store = open_store(manifest)
+    try:
+        names = runtime.images()
+        release, trouble = choose(manifest, service, store, names)
+    finally:
+        store.close()
+    if release is not None and _given_up(manifest, name, release):
+        runtime.say(f"{name}: {release} did not become ready; not tried again, its rollback comes next")
+        return UNEXPECTED
+    checks = preflight.run(manifest, service, wait=release is not None)
+    if trouble is not None:
+        checks.append(trouble)
+    failed = [check for check in checks if not check.ok]
+    if release is None or failed:
+        _refuse(manifest, name, release, checks)
+        return DEPENDENCY_MISSING
+    runtime.write_environment(manifest, service, release.environment)
+    put_live(service, release, names)
+    runtime.write_verdict(
+        manifest,
+        name,
+        phase=runtime.STARTING,
+        ok=False,
+        release=release.id,
+        beganAt=began,
+        preflightSeconds=round(time.time() - began, 3),
+        checks=[check.data() for check in checks],
+        reason="the container is being started",
+    )
+    return DONE
+
+
+def open_store(manifest: Manifest) -> Store:
+    """The releases database. A damaged one is set aside, never deleted, and a new one begun: the stack has to start.
+
+    What runs now is adopted as it is; only the history is elsewhere. Raises HookError.
+    """
+    path = os.path.join(manifest.state_dir, "releases.db")
+    try:
+        return Store.open(path)
+    except Damaged as damaged:
+        aside = damaged.set_aside()
+        runtime.say(f"{path} was damaged; it is kept as {aside}, and a new one begun (it knows no older release)")
+        return Store.open(path)
+
+
+def choose(
+    manifest: Manifest, service: Service, store: Store, names: dict[str, str]
+) -> tuple[Release | None, Check | None]:
+    """The release to run, and what is wrong with the declared image if something is.
+
+    A declared image that cannot be had does not take a working service down: its last good release runs on.
+    """
+    environment = runtime.public_environment(manifest, service)
+    try:
+        identifier = declared_image(service, store, names)
+    except HookError as error:
+        running = _available(store, service, names)
+        if running is None:
+            fix = f"podman pull {service.image_ref}, or correct services.aistack.services.{service.name}.image"
+            return None, Check(f"image {service.image_ref}", IMAGE_MISSING, str(error), fix=fix)
+        runtime.say(f"{service.name}: image {service.image_ref} cannot be had: {error}; {running} runs on")
+        return running, None
+    release = store.declare(service.name, identifier, service.image_ref, environment, service.raw)
+    if release.image_id not in names.values() and runtime.image_id(release.image_id) is None:
+        other = _available(store, service, names)
+        if other is None:
+            return None, Check(f"image of {release}", IMAGE_MISSING, "is not in podman's storage any more")
+        runtime.say(f"{service.name}: the image of {release} is gone; {other} runs instead")
+        store.choose(other)
+        release = other
+    declared = store.declared(service.name)
+    if declared is not None and declared.id != release.id:
+        why = f": {declared.reason}" if declared.reason else ""
+        runtime.say(f"{service.name}: {release} runs, not the declared {declared} ({declared.state}{why})")
+    return release, None
+
+
+def _available(store: Store, service: Service, names: dict[str, str]) -> Release | None:
+    current = store.current(service.name)
+    candidates = [current] if current is not None and current.proven else []
+    candidates += [release for release in store.history(service.name) if release.proven]
+    return next((release for release in candidates if release.image_id in names.values()), None)
+
+
+def declared_image(service: Service, store: Store, names: dict[str, str]) -> str:
+    """The id of the image that Nix declares; loaded or pulled if it is not here yet. Raises HookError."""
+    source = service.image_archive or service.image_stream
+    if source is not None:
+        known = store.loaded(source)
+        if known is not None and known in names.values():
+            return known
+        identifier = _load(service, source)
+        store.remember_loaded(source, identifier)
+        names[service.image_ref] = identifier
+        return identifier
+    identifier_or_none = names.get(service.image_ref) or runtime.image_id(service.image_ref)
+    if identifier_or_none is None:
+        if service.image_ref.startswith("localhost/"):
+            raise HookError("it is not in podman's storage, and no registry has a name under localhost/")
+        runtime.say(f"{service.name}: pulling {service.image_ref}")
+        runtime.podman("pull", "--quiet", service.image_ref, timeout=service.pull_timeout)
+        identifier_or_none = runtime.image_id(service.image_ref)
+        if identifier_or_none is None:
+            raise HookError("podman pulled it, and still does not know it")
+        names[service.image_ref] = identifier_or_none
+    return identifier_or_none.removeprefix("sha256:")
+
+
+def _load(service: Service, source: str) -> str:
+    runtime.say(f"{service.name}: loading {service.image_ref} from {source}")
+    if service.image_archive is not None:
+        out = runtime.podman("load", "--quiet", "--input", source, timeout=service.pull_timeout)
+    else:
+        code, out, errors = runtime.run(
+            ["/bin/sh", "-c", 'set -o pipefail 2>/dev/null; "$1" | podman load --quiet', "load", source],
+            service.pull_timeout,
+        )
+        if code != 0:
+            raise HookError(f"{source} | podman load failed: {errors.strip().rpartition(chr(10))[2]}")
+    identifier = runtime.image_id(service.image_ref)
+    if identifier is None:
+        raise HookError(f"{source} holds another image than {service.image_ref}: {out.strip()}")
+    return identifier.removeprefix("sha256:")
+
+
+def put_live(service: Service, release: Release, names: dict[str, str]) -> None:
+    """Point the tag that the unit runs, and the tag that keeps the image, at the release's image. Raises HookError."""
+    kept = runtime.kept_tag(service.name, release.image_id)
+    tags = [tag for tag in (service.image_live, kept) if names.get(tag) != release.image_id]
+    if tags:
+        runtime.podman("tag", release.image_id, *tags)
+
+
+def _given_up(manifest: Manifest, name: str, release: Release) -> bool:
+    """Whether this unproven release already had its full time to become ready in this series of attempts.
+
+    Trying again would keep the service down twice as long; failing at once uses up the start limit, which is what
+    hands the release to its rollback. The rollback replaces the verdict, so a later start by hand is a real one.
+    """
+    verdict = runtime.read_verdict(manifest, name)
+    return (
+        release.state in UNPROVEN
+        and verdict.get("phase") == runtime.NOT_READY
+        and verdict.get("release") == release.id
+        and verdict.get("decisive") is True
+    )
+
+
+def _refuse(manifest: Manifest, name: str, release: Release | None, checks: list[Check]) -> None:
+    failed = [check for check in checks if not check.ok]
+    summary = "; ".join(f"{check.subject}: {check.kind}" for check in failed)
+    before = runtime.read_verdict(manifest, name)
+    if before.get("phase") == runtime.PREFLIGHT and before.get("reason") == summary:
+        runtime.say(f"{name} still cannot start: {summary}")
+    else:
+        runtime.say(preflight.report(name, checks))
+    runtime.write_verdict(
+        manifest,
+        name,
+        phase=runtime.PREFLIGHT,
+        ok=False,
+        release=release.id if release is not None else None,
+        checks=[check.data() for check in checks],
+        reason=summary,
+    )
