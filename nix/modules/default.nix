@@ -1,0 +1,14 @@
+# The NixOS module: one file a concern. This file only imports.
+{
+  imports = [
+    ./stack.nix
+    ./environment.nix
+    ./secrets.nix
+    ./network.nix
+    ./containers.nix
+    ./rollback.nix
+    ./manifest.nix
+    ./assertions.nix
+    ./catalog
+  ];
+}

@@ -1,0 +1,78 @@
+# What follows a start: the way back after a failure, another try later, and the blessing of a release
+# that stays healthy.
+{ config, lib, ... }:
+let
+  cfg = config.services.aistack;
+  inherit (cfg) manifest;
+  inherit (import ../lib/timing.nix { inherit lib; }) timing;
+  inherit (lib) types;
+
+  # A rollback waits for its service to come up again, and its service alone decides how long that is.
+  slowest = lib.foldl' (
+    longest: service: lib.max longest (timing manifest service).startLimitInterval
+  ) 0 (lib.attrValues (lib.filterAttrs (_: service: service.external == null) manifest.services));
+
+  hook = verb: description: timeout: {
+    inherit description;
+    # Which hook call comes last must not depend on how quickly things fail.
+    startLimitIntervalSec = 0;
+    # A switch must not cut off a rollback that is under way.
+    restartIfChanged = false;
+    path = [ config.virtualisation.podman.package ];
+    serviceConfig = {
+      Type = "oneshot";
+      ExecStart = "${cfg.hook} ${verb} %i";
+      TimeoutStartSec = timeout;
+    };
+  };
+
+  timer = description: seconds: {
+    inherit description;
+    # Stopping the service by hand ends what was planned for it.
+    partOf = [ "podman-aistack-%i.service" ];
+    timerConfig = {
+      OnActiveSec = "${toString seconds}s";
+      AccuracySec = "100ms";
+      # Starting it again later starts its time again.
+      RemainAfterElapse = false;
+    };
+  };
+in
+{
+  options.services.aistack.rollback = {
+    policy = lib.mkOption {
+      type = types.enum [
+        "image"
+        "none"
+      ];
+      default = "image";
+      example = "none";
+      description = "What to go back to when a new release of a service fails: the last good image, or nothing.";
+    };
+    retain = lib.mkOption {
+      type = types.ints.positive;
+      default = 5;
+      example = 10;
+      description = "Good releases of each service whose images are kept.";
+    };
+    probationSeconds = lib.mkOption {
+      type = types.ints.unsigned;
+      default = 60;
+      example = 300;
+      description = "Seconds for which a new release must stay healthy before it counts as good.";
+    };
+  };
+
+  config = lib.mkIf cfg.enable {
+    systemd.services = {
+      "aistack-rollback@" = hook "rollback" "Last good release for %i" (slowest + 60);
+      "aistack-retry@" = hook "retry" "Another start of %i" (slowest + 60);
+      "aistack-bless@" = hook "bless" "End of probation of %i" 120;
+    };
+
+    systemd.timers = {
+      "aistack-retry@" = timer "Time until another start of %i" 30;
+      "aistack-bless@" = timer "Probation of %i" cfg.rollback.probationSeconds;
+    };
+  };
+}
