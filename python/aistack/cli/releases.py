@@ -1,0 +1,116 @@
+"""`aistack releases`: what each service ran, and what became of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aistack.cli import output, stack
+from aistack.cli.options import complete_container_service, json_option
+from aistack.errors import UsageError
+from aistack.hooks.manifest import load
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aistack.hooks.manifest import Manifest
+    from aistack.hooks.releases import Release, Store
+
+
+@click.command("releases")
+@click.argument("service", metavar="[SVC]", required=False, shell_complete=complete_container_service)
+@click.option("--log", "log", type=int, metavar="N", help="Show why release N is bad, with its log.")
+@json_option
+def command(*, service: str | None, log: int | None, as_json: bool) -> None:
+    """Show the releases of each service, or of one, newest first.
+
+    The current release is marked with *: it is what runs, or what the next start will run. One
+    that Nix declares but that does not run is marked with !.
+    """
+    manifest = load()
+    if service is not None:
+        manifest.container_service(service)
+    stack.require_root(manifest, "aistack releases")
+    if not stack.has_journal(manifest):
+        if log is not None:
+            raise _no_release(log, service, [])
+        _show(manifest, [], as_json=as_json)
+        return
+    with stack.journal(manifest) as store:
+        found = store.history(service)
+        if log is None:
+            _show(manifest, [_entry(store, release) for release in found], as_json=as_json)
+            return
+        release = next((release for release in found if release.id == log), None)
+        if release is None:
+            raise _no_release(log, service, found)
+        _show_log(store, release, as_json=as_json)
+
+
+def _no_release(number: int, service: str | None, found: Sequence[Release]) -> UsageError:
+    whose = f" of {service}" if service is not None else ""
+    known = ", ".join(str(release.id) for release in found) or "none"
+    return UsageError(f"there is no release {number}{whose}", why=f"recorded are {known}")
+
+
+def _entry(store: Store, release: Release) -> dict[str, Any]:
+    current, declared = store.current(release.service), store.declared(release.service)
+    return {
+        "id": release.id,
+        "service": release.service,
+        "state": release.state,
+        "current": current is not None and current.id == release.id,
+        "declared": declared is not None and declared.id == release.id,
+        "image_id": release.image_id,
+        "image_ref": release.image_ref,
+        "source": release.source,
+        "created": output.rfc3339(release.created),
+        "changed": output.rfc3339(release.changed),
+        "created_unix": release.created,
+        "reason": release.reason or None,
+        "has_log": bool(release.log),
+        "environment": release.environment,
+    }
+
+
+def _show(manifest: Manifest, entries: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        output.document({"manifest": manifest.path, "releases": list(entries)})
+        return
+    if not entries:
+        output.note("aistack: no releases yet: the first start of a service records one")
+        return
+    output.table(
+        ["service", "release", "state", "created", "image", "reference", "reason"],
+        [
+            [
+                entry["service"],
+                f"{entry['id']}{_mark(entry)}",
+                entry["state"],
+                output.local_time(entry["created_unix"]),
+                entry["image_id"][:12],
+                entry["image_ref"],
+                entry["reason"] or "-",
+            ]
+            for entry in entries
+        ],
+    )
+
+
+def _mark(entry: dict[str, Any]) -> str:
+    if entry["current"]:
+        return " *"
+    return " !" if entry["declared"] else ""
+
+
+def _show_log(store: Store, release: Release, *, as_json: bool) -> None:
+    if as_json:
+        output.document({"release": {**_entry(store, release), "log": release.log}})
+        return
+    output.line(f"{release.service} release {release.id}: {release.state}")
+    output.line(f"reason: {release.reason or '-'}")
+    for text in release.log.splitlines():
+        output.line(text)
+    if not release.log:
+        output.note("aistack: this release has no log: only a bad one keeps the end of it")
