@@ -11,6 +11,9 @@
   };
 
   config = {
+    # Where bundle/install puts it; `-I -S` keeps the host's site-packages out of the hot path.
+    services.aistack.hook = "/usr/bin/python3 -I -S /usr/lib/aistack/aistack-hook";
+
     # The host brings these; NixOS would ask the package set for parts that only a build can offer.
     boot.kernel.enable = false;
     environment.stub-ld.enable = false;

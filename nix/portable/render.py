@@ -7,6 +7,7 @@ Units that NixOS renders name scripts in the Nix store. Here every such script b
 path is left. Only the standard library is used: this also runs inside a Nix build.
 """
 
+# ruff: noqa: INP001 (a program beside the Nix code that runs it, in no package)
 from __future__ import annotations
 
 import argparse
@@ -15,10 +16,12 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 UNIT_DIR = "etc/systemd/system"
 LIBEXEC_DIR = "usr/lib/aistack/libexec"
@@ -93,7 +96,10 @@ class Renderer:
         if target.endswith(".json"):
             text = json.dumps(json.loads(text), indent=2, ensure_ascii=False) + "\n"
         self._refuse_references(text, where=where)
-        self.add(where, File(text, int(entry["mode"], 8)))
+        if entry["mode"] != "0644":
+            # Neither git nor the Nix store keeps more than "executable or not".
+            raise RenderError(f"{where} has mode {entry['mode']}; a bundle can only carry 0644")
+        self.add(where, File(text))
 
     def add_tmpfiles(self, rules: Iterable[str]) -> None:
         """Record the directories that systemd-tmpfiles makes."""
@@ -236,15 +242,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         files = render(json.loads(options.tree.read_text(encoding="utf-8")))
         files[SOURCES] = File(
-            sources_text(
-                options.root.resolve(), options.nixpkgs.resolve(), options.configuration.resolve()
-            )
+            sources_text(options.root.resolve(), options.nixpkgs.resolve(), options.configuration.resolve())
         )
         write(files, options.out)
     except RenderError as error:
-        print(f"render: {error}", file=sys.stderr)
+        sys.stderr.write(f"render: {error}\n")
         return 1
-    print(f"render: {len(files)} files in {options.out}", file=sys.stderr)
+    sys.stderr.write(f"render: {len(files)} files in {options.out}\n")
     return 0
 
 
