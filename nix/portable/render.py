@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 UNIT_DIR = "etc/systemd/system"
 LIBEXEC_DIR = "usr/lib/aistack/libexec"
@@ -74,7 +74,7 @@ class Renderer:
         for section, settings in sections.items():
             # A section without settings says nothing, except that a service is a service.
             if settings or section == "Service":
-                lines += ["", f"[{section}]", *(self._setting(name, s) for s in settings)]
+                lines += ["", f"[{section}]", *self._settings(name, settings)]
         install = [
             f"{key}={' '.join(unit[attribute])}"
             for key, attribute in (
@@ -109,14 +109,17 @@ class Renderer:
             self._refuse_references(text, where=where)
             self.add(where, File(f"{GENERATED}\n{text}"))
 
-    def _setting(self, unit: str, setting: str) -> str:
-        key, _, value = setting.partition("=")
-        if key in ("X-Restart-Triggers", "X-Reload-Triggers"):
-            # NixOS writes the path of a file with all triggers; a digest of its text changes with them
-            # just the same, and makes the unit differ when only, say, an image did.
-            text = self._read(value, where=unit)
-            return f"{key}={hashlib.sha256(text.encode()).hexdigest()}"
-        return f"{key}={self._resolve(value, unit=unit)}"
+    def _settings(self, unit: str, settings: Iterable[str]) -> Iterator[str]:
+        for setting in settings:
+            key, _, value = setting.partition("=")
+            if key in ("X-Restart-Triggers", "X-Reload-Triggers"):
+                # NixOS writes the path of a file with all triggers; a digest of its text changes with
+                # them just the same, and makes the unit differ when only, say, an image did.
+                text = self._read(value, where=unit)
+                yield f"{key}={hashlib.sha256(text.encode()).hexdigest()}"
+            elif not key.startswith("X-"):
+                # Other X- settings speak to NixOS' own switch.
+                yield f"{key}={self._resolve(value, unit=unit)}"
 
     def _resolve(self, text: str, *, unit: str) -> str:
         return self._reference.sub(lambda found: self._script(found, unit=unit), text)
@@ -127,7 +130,8 @@ class Renderer:
         text = self._resolve(self._read(found["file"], where=unit), unit=unit)
         first, newline, rest = text.partition("\n")
         if first.startswith("#!"):
-            text = f"{first}{newline}{GENERATED}\n{rest}"
+            rest = re.sub(r"\n{3,}", "\n\n", rest).rstrip("\n")
+            text = f"{first}{newline}{GENERATED}\n{rest}\n"
         # The directory already says the unit's name; "start" reads better than "podman-aistack-app-start".
         short = f"{LIBEXEC_DIR}/{stem}/{name.removeprefix(stem + '-')}"
         file = File(text, 0o755 if first.startswith("#!") else 0o644)
