@@ -1,0 +1,123 @@
+"""Things that take long to make are made once: keyed by their inputs, whole or not there at all."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from guest import paths
+from guest.errors import GuestError
+
+KEEP_OLD = 1
+"""Entries of other keys that pruning leaves: the one before, for who changes branches."""
+
+
+def key_of(parts: Iterable[str | bytes | Path]) -> str:
+    """Return a short hash of `parts`; a Path stands for its name, mode and content (a folder: all)."""
+    digest = hashlib.sha256()
+
+    def feed(data: bytes) -> None:
+        digest.update(str(len(data)).encode() + b":" + data)
+
+    for part in parts:
+        if isinstance(part, Path):
+            files = sorted(part.rglob("*")) if part.is_dir() else [part]
+            for file in files:
+                if file.is_file() and "__pycache__" not in file.parts:
+                    feed(file.relative_to(part.parent).as_posix().encode())
+                    feed(b"x" if os.access(file, os.X_OK) else b"-")
+                    feed(file.read_bytes())
+        else:
+            feed(part.encode() if isinstance(part, str) else part)
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[IO[bytes]]:
+    """Hold the lock file `path`; BlockingIOError if somebody has it and `wait` is false."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(file, mode if wait else mode | fcntl.LOCK_NB)
+        yield file
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cached folder, `<cache>/<kind>-<key>`."""
+
+    kind: str
+    key: str
+
+    @property
+    def path(self) -> Path:
+        """Where the folder is once built."""
+        return paths.cache() / f"{self.kind}-{self.key}"
+
+    @property
+    def present(self) -> bool:
+        """Whether it is there, whole."""
+        return self.path.is_dir()
+
+    @property
+    def lock(self) -> Path:
+        """The lock file: shared while in use, exclusive while removed."""
+        return paths.cache() / "locks" / self.path.name
+
+    @contextmanager
+    def in_use(self) -> Iterator[Path]:
+        """Keep the folder from being pruned while something runs from it."""
+        with locked(self.lock, shared=True):
+            yield self.path
+
+    def ensure(self, build: Callable[[Path], None]) -> Path:
+        """Return the folder, built by `build(folder)` first if it is not there.
+
+        The build happens beside its place and is renamed when it has succeeded; a second process
+        that wants the same entry waits for the first.
+        """
+        with locked(paths.cache() / "locks" / f"build-{self.kind}"):
+            if not self.present:
+                part = self.path.with_name(f"{self.path.name}.part")
+                remove(part)
+                part.mkdir(parents=True)
+                try:
+                    build(part)
+                except BaseException:
+                    remove(part)
+                    raise
+                part.rename(self.path)
+            os.utime(self.path)
+            self._prune()
+        return self.path
+
+    def _prune(self) -> None:
+        others = [
+            path
+            for path in paths.cache().glob(f"{self.kind}-*")
+            if path.is_dir() and path != self.path and path.suffix != ".part"
+        ]
+        others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in others[KEEP_OLD:]:
+            try:
+                with locked(paths.cache() / "locks" / path.name, wait=False):
+                    remove(path)
+            except BlockingIOError:
+                continue
+
+
+def remove(path: Path) -> None:
+    """Remove a folder that may not be there; refuse anything outside the cache."""
+    if paths.cache().resolve() not in path.resolve().parents:
+        raise GuestError(
+            f"refusing to remove {path}", why=f"it is not inside the cache {paths.cache()}"
+        )
+    if path.is_dir():
+        shutil.rmtree(path)

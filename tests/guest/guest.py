@@ -1,0 +1,154 @@
+"""A guest's files, and its life: made, started, stopped, removed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from guest import cache, nspawn, paths, storage
+from guest.errors import GuestError
+from guest.nspawn import Leader, Mounts
+
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "USER": "root",
+    "LOGNAME": "root",
+    "SHELL": "/bin/bash",
+    "LANG": "C.UTF-8",
+    "SYSTEMD_PAGER": "",
+}
+"""What a command in a guest finds in its environment: nothing of the host's."""
+
+
+@dataclass
+class Guest:
+    """One guest by name. Its files are in one folder, so another process can find and end it."""
+
+    name: str
+    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds all of this guest's files."""
+        return paths.guests() / self.name
+
+    @property
+    def console(self) -> Path:
+        """What the guest's manager and systemd-nspawn print."""
+        return self.folder / "console.log"
+
+    @property
+    def upper(self) -> Path:
+        """The part of the guest's file system that it changed."""
+        return self.folder / "upper"
+
+    @property
+    def storage(self) -> Path:
+        """The guest's /var/lib/containers: a plain folder, because podman mounts overlays on it."""
+        return self.folder / "containers"
+
+    @property
+    def leader(self) -> Leader | None:
+        """The guest's first process; None when it is off."""
+        try:
+            saved = json.loads((self.folder / "leader.json").read_text())
+        except FileNotFoundError:
+            return None
+        leader = Leader(saved["pid"], saved["started"])
+        return leader if leader.alive else None
+
+    @property
+    def running(self) -> bool:
+        """Whether the guest is on."""
+        return self.leader is not None
+
+    def create(self, root: Path, images: Path | None) -> None:
+        """Make the guest's files afresh: an empty layer over `root`, a copy of the image storage."""
+        self.destroy()
+        for folder in (self.upper, self.folder / "work", self.folder / "root"):
+            folder.mkdir(parents=True)
+        self.upper.chmod(0o755)
+        if images is None:
+            self.storage.mkdir()
+        else:
+            storage.copy(images, self.storage)
+        etc = self.upper / "etc"
+        etc.mkdir()
+        (etc / "hostname").write_text(f"{self.name}\n")
+        # One identity for all of the guest's boots: the journal is filed under it.
+        (etc / "machine-id").write_text(f"{uuid.uuid4().hex}\n")
+        (self.folder / "root.txt").write_text(f"{root}\n")
+
+    @property
+    def root(self) -> Path:
+        """The cached root that the guest was made over."""
+        return Path((self.folder / "root.txt").read_text().strip())
+
+    @property
+    def usable(self) -> bool:
+        """Whether the guest was made and what it was made over is still there."""
+        return (self.folder / "root.txt").is_file() and self.root.is_dir()
+
+    def start(self) -> None:
+        """Boot; return when the guest's manager takes commands."""
+        if self.running:
+            return
+        if not self.usable:
+            raise GuestError(
+                f"guest {self.name} cannot be started", why="its files are not complete"
+            )
+        mounts = Mounts(
+            lower=self.root,
+            upper=self.upper,
+            work=self.folder / "work",
+            root=self.folder / "root",
+            binds=((self.storage, "/var/lib/containers"),),
+        )
+        leader, self._process = nspawn.boot(mounts, self.name, self.console)
+        saved = json.dumps({"pid": leader.pid, "started": leader.started})
+        (self.folder / "leader.json").write_text(saved)
+
+    def enter(self, command: list[str], *, environment: dict[str, str] | None = None) -> list[str]:
+        """Return the host command that runs `command` in the guest."""
+        leader = self.leader
+        if leader is None:
+            raise GuestError(f"guest {self.name} is not running", why=nspawn.tail(self.console))
+        return nspawn.enter(leader, command, environment={**ENVIRONMENT, **(environment or {})})
+
+    def wait_off(self, timeout: float) -> None:
+        """Wait until the guest has powered itself off."""
+        leader = self.leader
+        if leader is not None:
+            nspawn.wait_gone(leader, nspawn.mounted_cgroup(self.name), timeout)
+        self._forget()
+
+    def kill(self) -> None:
+        """Pull the plug. A guest that is off stays so."""
+        leader = self.leader
+        if leader is not None:
+            nspawn.kill(leader, self.name)
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._process is not None:
+            self._process.wait(nspawn.KILL_TIMEOUT)
+            self._process = None
+        (self.folder / "leader.json").unlink(missing_ok=True)
+
+    def destroy(self) -> None:
+        """End the guest and remove its files."""
+        if self.folder.is_dir():
+            self.kill()
+            cache.remove(self.folder)
+
+
+def known() -> list[Guest]:
+    """Return every guest whose files are there."""
+    folder = paths.guests()
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    return [Guest(name) for name in names if (folder / name).is_dir()]
