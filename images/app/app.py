@@ -26,7 +26,7 @@ import psycopg
 import redis
 
 PORT = 8000
-TIMEOUT = 5.0
+TIMEOUT = 1.5
 """Seconds that any one step with a dependency may take."""
 
 NEEDED = (
@@ -56,7 +56,7 @@ def check_postgres() -> None:
             dbname=env["POSTGRES_DB"],
             user=env["POSTGRES_USER"],
             password=password("POSTGRES_PASSWORD"),
-            connect_timeout=int(TIMEOUT),
+            connect_timeout=2,
             autocommit=True,
         ) as connection,
         connection.cursor() as cursor,

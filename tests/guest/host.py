@@ -1,0 +1,105 @@
+"""What the host must offer, checked before anything is begun: all that is missing, with remedies."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from pathlib import Path
+
+from guest import cgroup, paths
+from guest.errors import GuestError
+from guest.process import run
+
+COMMANDS = {
+    # command: the Debian package that brings it
+    "mmdebstrap": "mmdebstrap",
+    "systemd-nspawn": "systemd-container",
+    "nsenter": "util-linux",
+    "unshare": "util-linux",
+    "mount": "mount",
+    "tar": "tar",
+}
+
+MODULES = (
+    *("overlay", "bridge", "veth", "nf_tables", "nft_ct", "nft_nat", "nft_masq", "nft_chain_nat"),
+    *("nft_fib_inet", "nft_compat"),
+)
+"""Kernel modules that podman in a guest uses and that a guest cannot load itself."""
+
+
+def require(*, disk_megabytes: int) -> None:
+    """Raise GuestError naming everything that is missing; load kernel modules where there are any."""
+    problems = [
+        *_root(),
+        *_architecture(),
+        *_commands(),
+        *_disk(disk_megabytes),
+    ]
+    if not problems:
+        # These two are tried for real, and that needs root and the commands above.
+        problems = [*_namespaces(), *_cgroups()]
+    if problems:
+        raise GuestError(
+            "guests cannot run on this machine", why="\n        ".join(problems)
+        )
+    _load_modules()
+
+
+def _root() -> list[str]:
+    if os.geteuid() == 0:
+        return []
+    return [f"not root (uid {os.geteuid()}): mounts and namespaces need it; use sudo"]
+
+
+def _architecture() -> list[str]:
+    machine = platform.machine()
+    if machine == "x86_64":
+        return []
+    return [f"{machine} processor: the llama.cpp server of the test image is built for x86_64 only"]
+
+
+def _commands() -> list[str]:
+    missing = {package for command, package in COMMANDS.items() if shutil.which(command) is None}
+    if not missing:
+        return []
+    return [f"commands are missing: apt-get install {' '.join(sorted(missing))}"]
+
+
+def _disk(megabytes: int) -> list[str]:
+    folder = paths.cache()
+    while not folder.is_dir():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free // 2**20
+    if free >= megabytes:
+        return []
+    return [
+        f"{free} MB free on the disk of {folder}, {megabytes} MB are needed: "
+        "make room, or set AISTACK_CACHE to a folder on another disk"
+    ]
+
+
+def _namespaces() -> list[str]:
+    tried = run(["unshare", "--mount", "--uts", "--ipc", "--net", "--pid", "--fork", "--cgroup", "true"])
+    if tried.code == 0:
+        return []
+    return [f"namespaces cannot be made here ({tried.err.strip()}): run on a host or in a VM"]
+
+
+def _cgroups() -> list[str]:
+    try:
+        folder = cgroup.mount_point()
+    except GuestError as error:
+        return [f"{error.what}: {error.next_step}"]
+    if not os.access(folder, os.W_OK):
+        return [f"the cgroup hierarchy {folder} is read-only: run on a host or in a VM"]
+    return []
+
+
+def _load_modules() -> None:
+    if shutil.which("modprobe") is None or not Path("/proc/modules").exists():
+        return
+    for module in MODULES:
+        # One that is built in, or that this kernel does not have, is no error here: what cannot
+        # work without it says so in the guest.
+        run(["modprobe", "--quiet", module])

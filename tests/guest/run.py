@@ -1,0 +1,196 @@
+"""Run VM test scripts in guests: `python3 -m guest.run [SCRIPT or NAME …]`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from guest import host, images, paths, root, scenario
+from guest.errors import GuestError, Skipped
+from guest.guest import Guest, known
+from guest.log import Log
+from guest.scenario import Scenario
+
+PREFIX = "test-"
+"""Names of the guests that scenarios run in begin so; another run's are known by its process id."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one scenario ended."""
+
+    name: str
+    result: str
+    seconds: float
+    log: Path
+    reason: str = ""
+
+
+class Interrupted(Exception):
+    """Ctrl-C, or a termination signal."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the scenarios; the exit code is 0 only if none failed and there was one to run."""
+    options = _parse(arguments)
+    try:
+        chosen = _chosen(options.scenario)
+        if options.list:
+            print("\n".join(item.name for item in chosen))
+            return 0
+        host.require(disk_megabytes=4000)
+        reap()
+        if any(item.skip is None for item in chosen):
+            _say(f"preparing the root and the images in {paths.cache()}")
+            started = time.monotonic()
+            root.ensure()
+            images.ensure()
+            _say(f"ready after {time.monotonic() - started:.1f} s")
+        outcomes = _run_all(chosen * options.repeat, options)
+    except GuestError as error:
+        print(f"guest: {error}", file=sys.stderr)
+        return 1
+    except Interrupted:
+        _say("interrupted: guests are gone")
+        return 130
+    return _summary(outcomes)
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="guest.run", description=__doc__)
+    add = parser.add_argument
+    add("scenario", nargs="*", help="path of a script, or part of its name (default: all)")
+    add("--jobs", type=int, default=2, help="guests at a time (default: %(default)s)")
+    add("--repeat", type=int, default=1, help="run each scenario so many times")
+    add("--keep", action="store_true", help="leave the guests running to look into them")
+    add("--list", action="store_true", help="list the scenarios and end")
+    add("-v", "--verbose", action="store_true", help="show the log while it is written")
+    return parser.parse_args(arguments)
+
+
+def _chosen(wanted: list[str]) -> list[Scenario]:
+    every = scenario.discover()
+    if not wanted:
+        return every
+    found: list[Scenario] = []
+    for word in wanted:
+        if word.endswith(".py"):
+            path = Path(word).resolve()
+            if not path.is_file():
+                raise GuestError(f"no such script: {word}")
+            found.append(Scenario.read(path))
+        else:
+            fitting = [item for item in every if word in item.name]
+            if not fitting:
+                names = ", ".join(item.name for item in every) or "none at all"
+                raise GuestError(f"no scenario is called *{word}*", why=f"there are: {names}")
+            found += fitting
+    return found
+
+
+def reap() -> None:
+    """Remove the guests of runs that were killed."""
+    for guest in known():
+        if guest.name.startswith(PREFIX):
+            owner = guest.name.removeprefix(PREFIX).split("-")[0]
+            if not owner.isdigit() or not Path(f"/proc/{owner}").is_dir():
+                guest.destroy()
+
+
+def _run_all(items: list[Scenario], options: argparse.Namespace) -> list[Outcome]:
+    stop = threading.Event()
+
+    def interrupt(*_: object) -> None:
+        stop.set()
+        raise Interrupted
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    outcomes: list[Outcome] = []
+    running: set[Future[Outcome]] = set()
+    with ThreadPoolExecutor(max(1, options.jobs)) as pool:
+        try:
+            for number, item in enumerate(items):
+                running.add(pool.submit(_run_one, item, number, options, stop))
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    outcome = future.result()
+                    outcomes.append(outcome)
+                    _report(outcome)
+        except Interrupted:
+            for future in running:
+                future.cancel()
+            # A guest that is gone ends whatever its scenario waits for.
+            kill_own()
+            raise
+    return outcomes
+
+
+def kill_own() -> None:
+    """Kill every guest of this run."""
+    for guest in known():
+        if guest.name.startswith(f"{PREFIX}{os.getpid()}-"):
+            guest.kill()
+
+
+def _run_one(
+    item: Scenario, number: int, options: argparse.Namespace, stop: threading.Event
+) -> Outcome:
+    started = time.monotonic()
+    suffix = f"-{number}" if options.repeat > 1 else ""
+    log = Log(paths.logs() / f"{item.name}{suffix}.log", verbose=options.verbose)
+    guest = Guest(f"{PREFIX}{os.getpid()}-{number}")
+    try:
+        if stop.is_set():
+            raise Interrupted
+        scenario.run(item, guest, log, keep=options.keep)
+        result, reason = "passed", ""
+    except Skipped as skipped:
+        result, reason = "skipped", str(skipped)
+    except Exception as error:
+        # Whatever a test script raises is a failure of that scenario, and the others go on.
+        notes = getattr(error, "__notes__", [])
+        result, reason = "failed", "\n".join([f"{type(error).__name__}: {error}", *notes])
+    finally:
+        log.close()
+    return Outcome(item.name, result, time.monotonic() - started, log.path, reason)
+
+
+def _report(outcome: Outcome) -> None:
+    line = f"{outcome.result:8}{outcome.name}  ({outcome.seconds:.1f} s)"
+    if outcome.result == "skipped":
+        line += f"  {outcome.reason}"
+    _say(line)
+    if outcome.result == "failed":
+        body = outcome.log.read_text(errors="replace").splitlines()
+        _say("\n".join(f"    | {text}" for text in body[:2000]))
+        _say("\n".join(f"    {text}" for text in outcome.reason.splitlines()))
+        _say(f"    whole log: {outcome.log}")
+
+
+def _summary(outcomes: list[Outcome]) -> int:
+    count = {
+        result: sum(outcome.result == result for outcome in outcomes)
+        for result in ("passed", "failed", "skipped")
+    }
+    _say(", ".join(f"{number} {result}" for result, number in count.items()))
+    if not outcomes:
+        print("guest: no scenario was found", file=sys.stderr)
+        return 1
+    return 1 if count["failed"] else 0
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""The VM tests' scripts: found, prepared and run against a guest."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from guest import images, paths, root, stack
+from guest.deadline import Deadline, wait_until
+from guest.errors import GuestError, Skipped
+from guest.guest import Guest
+from guest.log import Log
+from guest.machine import Machine, subtest
+
+TIME_LIMIT = 300.0
+"""Seconds for one scenario, the guest's boot and the installation included."""
+
+HEADER = re.compile(r"^# guest: (?P<key>skip|time-limit) (?P<value>.+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A test script and what its header says about guests.
+
+    `# guest: skip REASON` where it needs what no guest has; `# guest: time-limit SECONDS`.
+    """
+
+    name: str
+    script: Path
+    skip: str | None
+    time_limit: float
+
+    @classmethod
+    def read(cls, script: Path) -> Scenario:
+        """Read a script's header."""
+        found = {match["key"]: match["value"] for match in HEADER.finditer(script.read_text())}
+        limit = float(found.get("time-limit", TIME_LIMIT))
+        return cls(script.stem, script, found.get("skip"), limit)
+
+
+def discover(folder: Path = paths.SCENARIOS) -> list[Scenario]:
+    """Return every scenario of a folder: adding one is adding a file."""
+    scripts = sorted(folder.glob("*.py")) if folder.is_dir() else []
+    return [Scenario.read(script) for script in scripts if not script.name.startswith("_")]
+
+
+def names(machine: Machine, log: Log) -> dict[str, Any]:
+    """Return the global names that a NixOS test script may use."""
+    import unittest
+
+    return {
+        "machine": machine,
+        "machines": [machine],
+        "subtest": partial(subtest, log),
+        "start_all": machine.start,
+        "log": log,
+        "retry": _retry,
+        "t": unittest.TestCase(),
+        "Machine": Machine,
+        "__name__": "__scenario__",
+    }
+
+
+def _retry(fn: Callable[[bool], bool], timeout: int = 900) -> None:
+    """Repeat `fn` until it is true; as the NixOS driver's function of this name."""
+    if not wait_until(fn, timeout):
+        raise GuestError(f"not true after {timeout} s of trying")
+
+
+def run(scenario: Scenario, guest: Guest, log: Log, *, keep: bool = False) -> None:
+    """Run a scenario in a fresh guest in which the stack is installed and not started.
+
+    Raises what the script raises. The guest is removed afterwards unless `keep`.
+    """
+    if scenario.skip:
+        raise Skipped(scenario.skip)
+    deadline = Deadline(scenario.time_limit)
+    machine = Machine(guest, log, deadline)
+    with root.entry().in_use() as lower, images.entry().in_use() as storage:
+        try:
+            guest.create(lower, storage)
+            machine.start()
+            machine.wait_for_unit("basic.target")
+            stack.install(machine)
+            code = compile(scenario.script.read_text(), str(scenario.script), "exec")
+            exec(code, names(machine, log))
+        except BaseException as error:
+            _explain(error, machine, log, scenario.script)
+            raise
+        finally:
+            log.line("the whole journal:")
+            log.line(machine.journal_tail(100_000) if guest.folder.is_dir() else "(none)")
+            if not keep:
+                guest.destroy()
+
+
+def _explain(error: BaseException, machine: Machine, log: Log, script: Path) -> None:
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(script)]
+    for frame in own:
+        log.line(f"at {script.name}:{frame.lineno}: {frame.line}")
+        error.add_note(f"at {script.name}:{frame.lineno}: {frame.line}")
+    log.line(f"{type(error).__name__}: {error}")
+    if machine.booted:
+        overview = "systemctl list-units --all --no-pager 'podman-aistack-*' 'aistack*'; podman ps -a"
+        log.line(machine.execute(overview, timeout=20)[1])

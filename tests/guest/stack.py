@@ -1,0 +1,55 @@
+"""Put the stack into a guest: the rendered bundle, the Python package, the secret and the model."""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+from pathlib import Path
+
+from guest import paths
+from guest.errors import GuestError
+from guest.machine import Machine
+from guest.process import check
+
+SOURCES = "/usr/src/aistack"
+"""Where a guest keeps what it was installed from."""
+
+PASSWORD_FILE = "/etc/aistack/secrets/postgres-password"
+MODEL = "/var/lib/aistack/models/tiny.gguf"
+TARGET = "aistack.target"
+
+
+def model() -> Path:
+    """Return the tiny model, written if need be; its bytes depend on its script alone."""
+    file = paths.cache() / "tiny.gguf"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    check(["python3", "-I", paths.IMAGES / "llama-cpp/tiny_model.py", file])
+    return file
+
+
+def install(machine: Machine, bundle: Path | None = None) -> None:
+    """Install the checked-in reference bundle, or another rendered one, and start nothing."""
+    if not (paths.CHECKOUT / "bundle/install").is_file():
+        raise GuestError("this checkout has no bundle/install")
+    with machine.nested("installing the stack"):
+        for name in ("bundle", "python"):
+            machine.copy_from_host(str(paths.CHECKOUT / name), f"{SOURCES}/{name}")
+        rendered = f"{SOURCES}/bundle/reference"
+        if bundle is not None:
+            rendered = f"{SOURCES}/rendered"
+            machine.copy_from_host(str(bundle), rendered)
+        machine.copy_from_host(str(model()), MODEL)
+        give_secret(machine, PASSWORD_FILE)
+        machine.succeed(f"{SOURCES}/bundle/install {rendered} >&2")
+
+
+def give_secret(machine: Machine, path: str) -> None:
+    """Write a new random secret to a file of the guest that only root may read."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "secret"
+        file.touch(mode=0o400)
+        file.chmod(0o600)
+        file.write_text(f"{secrets.token_urlsafe(24)}\n")
+        file.chmod(0o400)
+        machine.succeed(f"install -d -m 0700 {Path(path).parent}")
+        machine.copy_from_host(str(file), path)
