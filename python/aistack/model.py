@@ -29,10 +29,9 @@ from aistack.errors import ManifestError, printable
 if TYPE_CHECKING:
     from pathlib import Path
 
-SCHEMA_VERSION = 1
-
-# A service name is a DNS label (RFC 1123, 2.1), because it is a host name and a network alias.
-SERVICE_NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+# A service name is a host name, a network alias and the beginning of environment keys: a DNS label
+# (RFC 1123, 2.1) that starts with a letter.
+SERVICE_NAME = r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$"
 # The characters on which podman, systemd, python-dotenv and a POSIX shell agree (design section 6).
 ENV_VALUE = r"^[A-Za-z0-9_./:@%+,=-]*$"
 ENV_KEY = r"^[A-Z][A-Z0-9_]*$"
@@ -46,7 +45,7 @@ AbsolutePath = Annotated[str, StringConstraints(pattern=r"^/[^\x00\n\r]*$")]
 Text = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00\n\r]*$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-SecondsOrNone = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+SecondsOrZero = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Model(BaseModel):
@@ -85,7 +84,7 @@ class Rollback(_Model):
 
     policy: Literal["image", "none"]
     retain: Annotated[int, Field(ge=1)]
-    probation_seconds: SecondsOrNone
+    probation_seconds: SecondsOrZero
 
 
 class Secret(_Model):
@@ -127,7 +126,7 @@ class Probe(_Model):
     kind: Literal["http", "tcp", "postgres", "redis", "exec"]
     port: Port | None
     path: str | None
-    expect: int | str | list[int] | None
+    expect: str | None
     user: str | None
     database: str | None
     secret: EnvKey | None
@@ -173,7 +172,7 @@ class Resources(_Model):
     """Limits of the container, in podman's own notation."""
 
     memory: str | None
-    cpus: int | float | str | None
+    cpus: int | str | None
     pids: int | None
 
 
@@ -210,7 +209,7 @@ class Service(_Model):
     hardening: Hardening
     devices: list[Text]
     extra_options: list[str]
-    stop_timeout_seconds: SecondsOrNone
+    stop_timeout_seconds: SecondsOrZero
     rollback_policy: Literal["image", "none"]
 
     @model_validator(mode="after")
@@ -266,11 +265,7 @@ class Manifest(_Model):
                 for key in dict.fromkeys(keys)
                 if key not in self.secrets
             ]
-        problems += [
-            f"secrets.{key} is also a key of environment"
-            for key in self.secrets
-            if key in self.environment
-        ]
+        problems += [f"secrets.{key} is also a key of environment" for key in self.secrets if key in self.environment]
         if not problems and (loop := find_cycle(self.services)):
             problems.append(f"services.{loop[0]}.dependsOn is a cycle: {' -> '.join(loop)}")
         if problems:
@@ -287,11 +282,7 @@ def _unit_problems(name: str, service: Service) -> list[str]:
         ("container", service.container, f"aistack-{name}"),
         ("image.live", service.image.live, f"localhost/aistack/{name}:live"),
     )
-    return [
-        f"services.{name}.{key} is {found}, not {wanted}"
-        for key, found, wanted in expected
-        if found != wanted
-    ]
+    return [f"services.{name}.{key} is {found}, not {wanted}" for key, found, wanted in expected if found != wanted]
 
 
 def find_cycle(services: dict[str, Service]) -> list[str]:
@@ -360,9 +351,7 @@ def load(path: Path) -> Manifest:
     try:
         text = path.read_bytes()
     except OSError as error:
-        raise ManifestError(
-            f"cannot read the manifest {path}", why=error.strerror or str(error)
-        ) from None
+        raise ManifestError(f"cannot read the manifest {path}", why=error.strerror or str(error)) from None
     try:
         return Manifest.model_validate_json(text)
     except ValidationError:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PROGRAM = "aistack"
+# Set by the scripts of `aistack completion` when the shell wants to know what fits.
+COMPLETION_VARIABLE = "_AISTACK_COMPLETE"
 
 # Name -> its line in `--help`; the module aistack.cli.<name> holds the command `command`.
 COMMANDS = {
@@ -85,14 +87,14 @@ def run(argv: Sequence[str] | None = None) -> int:
     AISTACK_DEBUG=1 shows the traceback as well.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in arguments
     output.prepare_streams()
     try:
-        result = cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False)
+        code = _invoke(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader went away (`aistack releases | head`): nothing to say, and nobody to say it to.
-        # Python would complain again while it flushes at exit, so hand it something that works.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return int(ExitCode.DONE)
     except (KeyboardInterrupt, click.Abort):
         _show_traceback()
@@ -100,7 +102,24 @@ def run(argv: Sequence[str] | None = None) -> int:
         return int(ExitCode.INTERRUPTED)
     except Exception as error:  # noqa: BLE001  (the promise is: one line, never a traceback)
         _show_traceback()
-        return _fail(error, as_json="--json" in arguments)
+        return _fail(error, as_json=as_json)
+    return code
+
+
+def _invoke(arguments: list[str]) -> int:
+    """Parse and run, and return the exit code.
+
+    Not click's own `main`: that answers a closed pipe, an interrupt and an error in ways of its own.
+    """
+    if (instruction := os.environ.get(COMPLETION_VARIABLE)) is not None:
+        from click.shell_completion import shell_complete
+
+        return shell_complete(cli, {}, PROGRAM, COMPLETION_VARIABLE, instruction)
+    try:
+        with cli.make_context(PROGRAM, arguments) as context:
+            result = cli.invoke(context)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
     return result if isinstance(result, int) else int(ExitCode.DONE)
 
 
@@ -113,9 +132,17 @@ def _fail(error: Exception, *, as_json: bool) -> int:
             "error": {"code": code.word, "exit_code": int(code), "message": message, "hint": hint},
         }
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
-        sys.stdout.flush()
     output.error(message, hint)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _discard_output()
     return int(code)
+
+
+def _discard_output() -> None:
+    """Throw away what standard output does not take: Python would complain again at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _explain(error: Exception) -> tuple[str, str | None, ExitCode]:
@@ -129,11 +156,12 @@ def _explain(error: Exception) -> tuple[str, str | None, ExitCode]:
         path = context.command_path if isinstance(context, click.Context) else PROGRAM
         hint = f"see {path} --help"
         return printable(error.format_message()).removesuffix("."), hint, ExitCode.USAGE
+    if isinstance(error, OSError):
+        return printable(f"unexpected {error}"), None, ExitCode.UNEXPECTED
     if (problem := _manifest_problem()) is not None:
         return problem, None, ExitCode.USAGE
-    where = type(error).__name__
     return (
-        printable(f"unexpected {where}: {error}"),
+        printable(f"unexpected {type(error).__name__}: {error}"),
         "run again with AISTACK_DEBUG=1 to see where, and report it",
         ExitCode.UNEXPECTED,
     )

@@ -20,11 +20,11 @@ def command(*, shell: str) -> None:
     zsh    aistack completion zsh > /usr/local/share/zsh/site-functions/_aistack
     fish   aistack completion fish > ~/.config/fish/completions/aistack.fish
     """  # noqa: D301  (click's mark for text it must not wrap)
-    from aistack.cli.app import PROGRAM, cli
+    from aistack.cli.app import COMPLETION_VARIABLE, PROGRAM, cli
 
     found = get_completion_class(shell)
     if found is None:
         raise click.UsageError(f"this click knows no completion for {shell}")
-    script = found(cli, {}, PROGRAM, "_AISTACK_COMPLETE")
+    script = found(cli, {}, PROGRAM, COMPLETION_VARIABLE)
     # Not script.source(): for bash that runs bash to look at its version, of which any will do.
     sys.stdout.write(script.source_template % script.source_vars())
