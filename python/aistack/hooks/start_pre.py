@@ -1,6 +1,6 @@
 """ExecStartPre: choose the release, write what the container will see, check what it needs.
 
-Exit codes: 0 start it · 1 unexpected, or left to its rollback · 2 invalid configuration · 3 something it needs is missing
+Exit codes: 0 start it · 1 unexpected, or left to rollback · 2 invalid configuration · 3 something it needs is absent
 """
 
 from __future__ import annotations
@@ -11,27 +11,38 @@ import time
 from aistack.hooks import preflight, runtime
 from aistack.hooks.errors import DEPENDENCY_MISSING, DONE, UNEXPECTED, HookError
 from aistack.hooks.preflight import IMAGE_MISSING, Check
-from aistack.hooks.releases import UNPROVEN, Damaged, Release, Store
+from aistack.hooks.releases import Damaged, Release, Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from aistack.hooks.manifest import Manifest, Service
+
+
+STARTS = 3  # of a release that ends by itself, before it is given up; as many as StartLimitBurst= allows at once
+_SAME_SERIES = 5.0  # seconds; systemd's own restart follows a failure within RestartSec= (100 ms)
 
 
 def start_pre(manifest: Manifest, name: str) -> int:
     """Prepare the start of `name`; returns the hook's exit code. Raises HookError."""
     service = manifest.container_service(name)
     began = time.time()
+    before = runtime.read_verdict(manifest, name)
     store = open_store(manifest)
     try:
+        current = store.current(name)
+        if current is not None and _given_up(service, current, before):
+            runtime.say(f"{name}: {current} is given up ({before.get('reason')}); its rollback comes next")
+            return UNEXPECTED
         names = runtime.images()
         release, trouble = choose(manifest, service, store, names)
     finally:
         store.close()
-    if release is not None and _given_up(manifest, name, release):
-        runtime.say(f"{name}: {release} did not become ready; not tried again, its rollback comes next")
-        return UNEXPECTED
-    checks = preflight.run(manifest, service, wait=release is not None)
+    # A start that follows a failed preflight within seconds is systemd's own second try: what it lacked already had its
+    # full time, so the unit fails soon, for whoever waits for it, and aistack-retry@ starts it again later.
+    again = before.get("phase") == runtime.PREFLIGHT and 0 <= began - before.get("at", 0) < _SAME_SERIES
+    checks = preflight.run(manifest, service, wait=release is not None and not again)
     if trouble is not None:
         checks.append(trouble)
     failed = [check for check in checks if not check.ok]
@@ -156,19 +167,20 @@ def put_live(service: Service, release: Release, names: dict[str, str]) -> None:
         runtime.podman("tag", release.image_id, *tags)
 
 
-def _given_up(manifest: Manifest, name: str, release: Release) -> bool:
-    """Whether this unproven release already had its full time to become ready in this series of attempts.
+def _given_up(service: Service, current: Release, before: dict[str, Any]) -> bool:
+    """Whether this unproven release had its chance: a full start timeout, or three starts that ended by themselves.
 
-    Trying again would keep the service down twice as long; failing at once uses up the start limit, which is what
-    hands the release to its rollback. The rollback replaces the verdict, so a later start by hand is a real one.
+    Failing at once then uses up the start limit, and OnFailure= hands the release to its rollback. The rollback
+    replaces the verdict, so a later start by hand is a real one.
     """
-    verdict = runtime.read_verdict(manifest, name)
-    return (
-        release.state in UNPROVEN
-        and verdict.get("phase") == runtime.NOT_READY
-        and verdict.get("release") == release.id
-        and verdict.get("decisive") is True
-    )
+    if current.proven or before.get("release") != current.id:
+        return False
+    if before.get("phase") == runtime.NOT_READY and before.get("decisive") is True:
+        return True
+    if before.get("phase") not in (runtime.STARTING, runtime.NOT_READY, runtime.READY):
+        return False
+    state = runtime.unit_states([service.unit], "NRestarts").get(service.unit, {})
+    return int(state.get("NRestarts", "0")) >= STARTS
 
 
 def _refuse(manifest: Manifest, name: str, release: Release | None, checks: list[Check]) -> None:
