@@ -51,7 +51,7 @@
           "llama-cpp"
         ];
         secrets = [ "POSTGRES_PASSWORD" ];
-        user = "65534:65534";
+        user = "1000:1000";
         capabilities.drop = [ "all" ];
         readOnly = true;
         stopTimeout = 5;

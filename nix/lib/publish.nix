@@ -2,7 +2,7 @@
 { lib }:
 let
   number = "[0-9]{1,5}";
-  address = "[0-9.]+|\\[[0-9a-fA-F:]+]";
+  address = "[0-9]+\\.[0-9]+\\.[0-9]+\\.[0-9]+|\\[[0-9a-fA-F:]+]";
   pattern = "((${address}):)?(${number})(:(${number}))?(/(tcp|udp))?";
   isWildcard = addr: lib.elem addr [
     "0.0.0.0"

@@ -68,6 +68,7 @@ in
         }
       );
       internal = true;
+      visible = false;
       description = "Contents of the `.env`, section by section.";
     };
 

@@ -7,12 +7,12 @@ let
   inherit (import ../lib/timing.nix { inherit lib; }) timing;
   inherit (lib) types;
 
-  # A rollback waits for its service to come up again, and its service alone decides how long that is.
+  # What follows a start may itself wait for a start, the slowest of the stack for all they know.
   slowest = lib.foldl' (
     longest: service: lib.max longest (timing manifest service).startLimitInterval
   ) 0 (lib.attrValues (lib.filterAttrs (_: service: service.external == null) manifest.services));
 
-  hook = verb: description: timeout: {
+  hook = verb: description: {
     inherit description;
     # Which hook call comes last must not depend on how quickly things fail.
     startLimitIntervalSec = 0;
@@ -22,7 +22,7 @@ let
     serviceConfig = {
       Type = "oneshot";
       ExecStart = "${cfg.hook} ${verb} %i";
-      TimeoutStartSec = timeout;
+      TimeoutStartSec = slowest + 60;
     };
   };
 
@@ -65,9 +65,9 @@ in
 
   config = lib.mkIf cfg.enable {
     systemd.services = {
-      "aistack-rollback@" = hook "rollback" "Last good release for %i" (slowest + 60);
-      "aistack-retry@" = hook "retry" "Another start of %i" (slowest + 60);
-      "aistack-bless@" = hook "bless" "End of probation of %i" 120;
+      "aistack-rollback@" = hook "rollback" "Last good release for %i";
+      "aistack-retry@" = hook "retry" "Another start of %i";
+      "aistack-bless@" = hook "bless" "End of probation of %i";
     };
 
     systemd.timers = {

@@ -71,6 +71,6 @@ in
       wantedBy = [ "multi-user.target" ];
     };
 
-    systemd.tmpfiles.rules = [ "d ${cfg.stateDir} 0755 root root - -" ];
+    systemd.tmpfiles.rules = lib.mkBefore [ "d ${cfg.stateDir} 0755 root root - -" ];
   };
 }

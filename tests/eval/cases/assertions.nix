@@ -1,0 +1,467 @@
+# What must not pass evaluation, and what the administrator is told. The options and their fixes are part of the message.
+{
+  lib,
+  messages,
+  refuses,
+  plain,
+  lightModule,
+  full,
+  failures,
+  ...
+}:
+let
+  # Services by name, each a plain container unless said otherwise.
+  services = lib.mapAttrs (_: lib.recursiveUpdate plain);
+  with' = overrides: { services = services overrides; };
+  probed = {
+    port = 80;
+    health.kind = "tcp";
+  };
+in
+{
+  "a minimal stack is accepted" = {
+    expr = messages { };
+    expected = [ ];
+  };
+
+  "a dependency nobody declared is named, with those there are" = refuses (with' {
+    app.dependsOn = [ "postgress" ];
+  }) [
+    "services.aistack.services.app.dependsOn names `postgress`"
+    "no service of the stack"
+    "Declare services.aistack.services.postgress, or correct the name"
+    "`postgres`"
+  ];
+
+  "a soft dependency nobody declared is named" = refuses (with' { app.wants = [ "cache" ]; }) [
+    "services.aistack.services.app.wants names `cache`"
+  ];
+
+  "a hard dependency that is switched off is named" = refuses (
+    with' { app.dependsOn = [ "redis" ]; }
+    // {
+      services = services { app.dependsOn = [ "redis" ]; } // { redis.enable = false; };
+    }
+  ) [
+    "services.aistack.services.app.dependsOn names `redis`, which is switched off"
+    "services.aistack.services.redis.enable = true"
+    "services.aistack.services.redis.external"
+  ];
+
+  "a cycle names its loop" = refuses (with' {
+    a = probed // {
+      dependsOn = [ "b" ];
+    };
+    b = probed // {
+      dependsOn = [ "a" ];
+    };
+  }) [
+    "services.aistack.services.a.dependsOn is part of a cycle: a -> b -> a"
+    "moving it from dependsOn to wants"
+  ];
+
+  "a cycle of three names its loop, and not the way to it" = refuses (with' {
+    entry.dependsOn = [ "x" ];
+    x = probed // {
+      dependsOn = [ "y" ];
+    };
+    y = probed // {
+      dependsOn = [ "z" ];
+    };
+    z = probed // {
+      dependsOn = [ "x" ];
+    };
+  }) [ "cycle: x -> y -> z -> x." ];
+
+  "a service that depends on itself is a cycle" = refuses (with' {
+    a = probed // {
+      dependsOn = [ "a" ];
+    };
+  }) [ "cycle: a -> a." ];
+
+  "a loop with one soft step is no cycle" = {
+    expr = messages (with' {
+      a = probed // {
+        dependsOn = [ "b" ];
+      };
+      b = probed // {
+        wants = [ "a" ];
+      };
+    });
+    expected = [ ];
+  };
+
+  "a hard dependency without a probe is refused" = refuses (with' {
+    app.dependsOn = [ "worker" ];
+    worker.port = 80;
+  }) [
+    "services.aistack.services.app.dependsOn names `worker`"
+    "Set services.aistack.services.worker.health.kind"
+    "services.aistack.services.app.wants"
+  ];
+
+  "two services on one host port are refused" = refuses (with' {
+    a = {
+      port = 80;
+      publish = [ 9000 ];
+    };
+    b = {
+      port = 81;
+      publish = [ "127.0.0.1:9000:81" ];
+    };
+  }) [
+    "services.aistack.services.a.publish and services.aistack.services.b.publish both claim the host's port 9000"
+    "another host port"
+  ];
+
+  "all addresses of the host include this one" = refuses (with' {
+    a = {
+      port = 80;
+      publish = [ "0.0.0.0:9000:80" ];
+    };
+    b = {
+      port = 81;
+      publish = [ 9000 ];
+    };
+  }) [ "both claim the host's port 9000 (0.0.0.0:9000/tcp and 127.0.0.1:9000/tcp)" ];
+
+  "one service with one host port twice is refused" = refuses (with' {
+    a = {
+      port = 80;
+      publish = [
+        9000
+        "9000:81"
+      ];
+    };
+  }) [ "services.aistack.services.a.publish and services.aistack.services.a.publish both claim" ];
+
+  "two addresses, or two protocols, may share a port number" = {
+    expr = messages (with' {
+      a = {
+        port = 80;
+        publish = [
+          "127.0.0.1:9000:80"
+          "127.0.0.1:9000:80/udp"
+          "127.0.0.2:9000:80"
+        ];
+      };
+    });
+    expected = [ ];
+  };
+
+  "a published port that says nothing of the container's is refused" = refuses (with' {
+    a.publish = [ 9000 ];
+  }) [
+    "services.aistack.services.a.publish"
+    "Set services.aistack.services.a.port"
+  ];
+
+  "a key the stack derives cannot be set again" = refuses { environment.POSTGRES_HOST = "db"; } [
+    "services.aistack.environment.POSTGRES_HOST is defined twice"
+    "Remove it, and set the option it is derived from"
+  ];
+
+  "a key cannot be both plain and secret" = refuses {
+    environment.API_TOKEN = "x";
+    secrets.API_TOKEN.file = "/run/secrets/token";
+  } [ "API_TOKEN is defined twice: services.aistack.environment.API_TOKEN and services.aistack.secrets.API_TOKEN" ];
+
+  "a secret cannot take the name of a derived key" = refuses {
+    secrets.POSTGRES_USER.file = "/run/secrets/user";
+  } [
+    "POSTGRES_USER is defined twice"
+    "services.aistack.secrets.POSTGRES_USER"
+  ];
+
+  "a container's own key cannot shadow the stack's" = refuses (with' {
+    app.environment.REDIS_HOST = "elsewhere";
+  }) [
+    "REDIS_HOST is defined twice: services.aistack.services.app.environment.REDIS_HOST"
+    "services.aistack.services.app.stackEnvironment = false"
+  ];
+
+  "a container that does not get the stack's keys may use their names" = {
+    expr = messages (with' {
+      app = {
+        stackEnvironment = false;
+        environment.REDIS_HOST = "elsewhere";
+      };
+    });
+    expected = [ ];
+  };
+
+  "a container's key cannot be plain and secret" = refuses {
+    secrets.API_TOKEN.file = "/run/secrets/token";
+    services = services {
+      app = {
+        environment.API_TOKEN = "x";
+        secrets = [ "API_TOKEN" ];
+      };
+    };
+  } [ "API_TOKEN is defined twice: services.aistack.services.app.environment.API_TOKEN and services.aistack.services.app.secrets" ];
+
+  "a secret named twice is refused" = refuses {
+    secrets.API_TOKEN.file = "/run/secrets/token";
+    services = services {
+      app.secrets = [
+        "API_TOKEN"
+        "API_TOKEN"
+      ];
+    };
+  } [ "services.aistack.services.app.secrets names a key twice" ];
+
+  "a secret-looking key of the stack is refused" = refuses { environment.OPENAI_API_KEY = "sk-1"; } [
+    "services.aistack.environment.OPENAI_API_KEY looks like a secret"
+    "services.aistack.secrets.OPENAI_API_KEY.file"
+  ];
+
+  "a secret-looking key of a container is refused" = refuses (with' {
+    app.environment.DB_PASSWORD = "x";
+  }) [
+    "services.aistack.services.app.environment.DB_PASSWORD looks like a secret"
+    "services.aistack.secrets.DB_PASSWORD.file"
+    "name DB_PASSWORD in services.aistack.services.app.secrets"
+  ];
+
+  "a password inside a URL is refused" = refuses (with' {
+    app.environment.DATABASE_URL = "postgres://mcp:hunter2@postgres/aidb";
+  }) [ "services.aistack.services.app.environment.DATABASE_URL has a password in its URL" ];
+
+  "no message repeats the value of what looks like a secret" = {
+    expr = lib.any (lib.hasInfix "hunter2") (
+      messages (with' {
+        app.environment = {
+          DATABASE_URL = "postgres://mcp:hunter2@postgres/aidb";
+          DB_PASSWORD = "hunter2";
+        };
+      })
+    );
+    expected = false;
+  };
+
+  "a secret in the Nix store is refused" = refuses {
+    secrets.TOKEN.file = "${builtins.storeDir}/00000000000000000000000000000000-token";
+  } [
+    "services.aistack.secrets.TOKEN.file is"
+    "inside the Nix store"
+    "\"/run/secrets/token\""
+  ];
+
+  "a secret written as a path literal is refused before it is copied" = refuses {
+    secrets.TOKEN.file = ./assertions.nix;
+  } [
+    "services.aistack.secrets.TOKEN.file is"
+    "path literal"
+  ];
+
+  "POSTGRES_PASSWORD is required" = {
+    refused = failures (lightModule { services.aistack.enable = true; });
+    says = [
+      "services.aistack.secrets.POSTGRES_PASSWORD.file is not set, but services.aistack.services.postgres needs it"
+      "set services.aistack.secrets.POSTGRES_PASSWORD.file = "
+    ];
+  };
+
+  "POSTGRES_PASSWORD is required for a PostgreSQL elsewhere too" = {
+    refused = failures (lightModule {
+      services.aistack.enable = true;
+      services.aistack.services.postgres.external.host = "db.example.org";
+    });
+    says = [ "services.aistack.secrets.POSTGRES_PASSWORD.file is not set" ];
+  };
+
+  "without PostgreSQL no password is required" = {
+    expr = failures (lightModule {
+      services.aistack.enable = true;
+      services.aistack.services.postgres.enable = false;
+    });
+    expected = [ ];
+  };
+
+  "a secret that a service names must be declared" = refuses (with' { app.secrets = [ "TOKEN" ]; }) [
+    "services.aistack.secrets.TOKEN.file is not set, but services.aistack.services.app needs it"
+  ];
+
+  "a key outside the grammar is refused" = refuses { environment.logLevel = "info"; } [
+    "services.aistack.environment.logLevel: `logLevel` is no key"
+    "upper-case letter"
+  ];
+
+  "a container's key outside the grammar is refused" = refuses (with' {
+    app.environment."LOG-LEVEL" = "info";
+  }) [ "services.aistack.services.app.environment.LOG-LEVEL" ];
+
+  "a secret's key outside the grammar is refused" = refuses {
+    secrets.token.file = "/run/secrets/token";
+  } [ "services.aistack.secrets.token: `token` is no key" ];
+
+  "a model whose file name no .env can carry is refused" = refuses {
+    llama-cpp.model = "/models/my model.gguf";
+  } [
+    "services.aistack.llama-cpp.model"
+    "my model.gguf"
+    "Rename the file"
+  ];
+
+  "checks that would overtake each other are refused" = refuses (with' {
+    app = {
+      port = 80;
+      health = {
+        kind = "tcp";
+        interval = 5;
+        timeout = 10;
+      };
+    };
+  }) [
+    "services.aistack.services.app.health.timeout (10 s)"
+    "services.aistack.services.app.health.interval (5 s)"
+    "at most the interval"
+  ];
+
+  "a start shorter than one check is refused" = refuses (with' {
+    app = {
+      port = 80;
+      health = {
+        kind = "tcp";
+        timeout = 10;
+        startTimeout = 3;
+      };
+    };
+  }) [
+    "services.aistack.services.app.health.startTimeout (3 s)"
+    "Make it longer"
+  ];
+
+  "limits above the ceiling are refused" = refuses { ralph.maxIterations.complex = 200; } [
+    "services.aistack.ralph.maxIterations.complex (200)"
+    "services.aistack.ralph.maxIterations.ceiling (100)"
+  ];
+
+  "docker is refused" = {
+    refused = failures (lightModule {
+      services.aistack = {
+        enable = true;
+        secrets.POSTGRES_PASSWORD.file = "/run/secrets/postgres-password";
+      };
+      virtualisation.oci-containers.backend = "docker";
+    });
+    says = [
+      "virtualisation.oci-containers.backend is `docker`"
+      "Set virtualisation.oci-containers.backend = \"podman\""
+    ];
+  };
+
+  "a tag that moves is refused" = refuses (with' { app.image = "registry.example.org/app:latest"; }) [
+    "services.aistack.services.app.image is `registry.example.org/app:latest`, whose tag moves"
+    "services.aistack.services.app.allowFloatingTag = true"
+  ];
+
+  "no tag at all is refused" = refuses (with' { app.image = "registry.example.org:5000/app"; }) [
+    "services.aistack.services.app.image is `registry.example.org:5000/app`, whose tag is missing"
+  ];
+
+  "a tag that moves can be allowed" = {
+    expr = messages (with' {
+      app = {
+        image = "registry.example.org/app:latest";
+        allowFloatingTag = true;
+      };
+    });
+    expected = [ ];
+  };
+
+  "an image that is loaded from a file cannot move" = {
+    expr = messages {
+      services.app = {
+        image = "app:latest";
+        imageFile = "${builtins.storeDir}/00000000000000000000000000000000-app.tar";
+      };
+    };
+    expected = [ ];
+  };
+
+  "a container without an image is refused" = refuses { services.app = { }; } [
+    "services.aistack.services.app.image is not set"
+    "services.aistack.services.app.external"
+  ];
+
+  "two sources for one image are refused" = refuses (with' {
+    app = {
+      imageFile = "${builtins.storeDir}/00000000000000000000000000000000-app.tar";
+      imageStream = "${builtins.storeDir}/00000000000000000000000000000000-app";
+    };
+  }) [ "services.aistack.services.app.imageFile and services.aistack.services.app.imageStream" ];
+
+  "a probe without a port is refused" = refuses (with' { app.health.kind = "http"; }) [
+    "services.aistack.services.app.health.kind is `http`, but there is no port"
+    "Set services.aistack.services.app.port"
+  ];
+
+  "an exec probe without a command is refused" = refuses (with' { app.health.kind = "exec"; }) [
+    "Set services.aistack.services.app.health.command"
+  ];
+
+  "a command cannot be run where the service runs elsewhere" = refuses {
+    services.app = {
+      external = {
+        host = "app.example.org";
+        port = 80;
+      };
+      health = {
+        kind = "exec";
+        command = [ "/check" ];
+      };
+    };
+  } [ "services.aistack.services.app.health.kind is `exec`, but the service runs elsewhere" ];
+
+  "a service elsewhere needs a port" = refuses { services.app.external.host = "app.example.org"; } [
+    "services.aistack.services.app.external.port is not set"
+  ];
+
+  "a name that is no host name is refused" = refuses (with' { "My_App" = { }; }) [
+    "services.aistack.services.My_App"
+    "Rename it"
+  ];
+
+  "what is wrong with a service that is switched off does not matter" = {
+    expr = messages {
+      services.app = {
+        enable = false;
+        dependsOn = [ "nobody" ];
+      };
+    };
+    expected = [ ];
+  };
+
+  "every mistake is reported at once" = {
+    expr = lib.length (
+      messages (with' {
+        app = {
+          image = "app";
+          dependsOn = [ "nobody" ];
+          environment.DB_PASSWORD = "x";
+        };
+      })
+    );
+    expected = 3;
+  };
+
+  "NixOS sees the same messages" = {
+    expr =
+      let
+        config = full {
+          services.aistack = {
+            enable = true;
+            secrets.POSTGRES_PASSWORD.file = "/run/secrets/postgres-password";
+            services.app = plain // {
+              dependsOn = [ "nobody" ];
+            };
+          };
+        };
+      in
+      lib.any (
+        a: !a.assertion && lib.hasInfix "services.aistack.services.app.dependsOn names `nobody`" a.message
+      ) config.assertions;
+    expected = true;
+  };
+}
