@@ -20,6 +20,9 @@ from guest.machine import Machine, subtest
 TIME_LIMIT = 300.0
 """Seconds for one scenario, the guest's boot and the installation included."""
 
+PRELUDE = "_prelude.py"
+"""Helpers that every script may use; read before it, here as in the NixOS driver."""
+
 HEADER = re.compile(r"^# guest: (?P<key>skip|time-limit) (?P<value>.+)$", re.MULTILINE)
 
 
@@ -87,8 +90,9 @@ def run(scenario: Scenario, guest: Guest, log: Log, *, keep: bool = False) -> No
             machine.start()
             machine.wait_for_unit("basic.target")
             stack.install(machine)
-            code = compile(scenario.script.read_text(), str(scenario.script), "exec")
-            exec(code, names(machine, log))
+            known = names(machine, log)
+            for script in (paths.SCENARIOS / PRELUDE, scenario.script):
+                exec(compile(script.read_text(), str(script), "exec"), known)
         except BaseException as error:
             _explain(error, machine, log, scenario.script)
             raise

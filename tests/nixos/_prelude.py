@@ -1,0 +1,83 @@
+"""Helpers of every scenario. Both runners put this file before each script; nothing here may be imported."""
+
+import json
+import time
+from typing import Any
+
+APP_IMAGE = "localhost/aistack-images/app:1"
+SERVICES = ["postgres", "redis", "qdrant", "llama-cpp", "app"]
+
+
+def unit(service: str) -> str:
+    """The unit of a service."""
+    return f"podman-aistack-{service}.service"
+
+
+def active_state(service: str) -> str:
+    """systemd's ActiveState of a service's unit, now."""
+    return machine.succeed(f"systemctl show --property ActiveState --value {unit(service)}").strip()
+
+
+def invocation(service: str) -> str:
+    """Changes whenever a service's unit is started anew: how a script sees that it was not."""
+    return machine.succeed(f"systemctl show --property InvocationID --value {unit(service)}").strip()
+
+
+def status(service: str) -> dict[str, Any]:
+    """What `aistack status --json` says of one service. The exit code is not looked at."""
+    _, out = machine.execute(f"aistack status {service} --json")
+    (found,) = json.loads(out)["services"]
+    assert isinstance(found, dict)
+    return found
+
+
+def releases(service: str) -> list[dict[str, Any]]:
+    """The releases of a service, newest first, as `aistack releases --json` lists them."""
+    found = json.loads(machine.succeed(f"aistack releases {service} --json"))["releases"]
+    assert isinstance(found, list)
+    return found
+
+
+def start_stack() -> None:
+    """Start everything and wait until it is ready. The target itself does not wait for its members."""
+    machine.succeed("systemctl start aistack.target")
+    for service in SERVICES:
+        machine.wait_for_unit(unit(service))
+
+
+def wait_until_good(service: str) -> None:
+    """Wait until the release that runs has earned its `good`."""
+    machine.wait_until_succeeds(f"aistack releases {service} --json | grep -q '\"good\"'", timeout=60)
+
+
+def build_image(tag: str, program: str, base: str = APP_IMAGE) -> None:
+    """An image like `base` that runs a Python program instead; `tag` is its whole local name."""
+    command = json.dumps(["python3", "-c", program])
+    containerfile = f"FROM {base}\nENTRYPOINT {command}\nCMD []\n"
+    machine.succeed("mkdir -p /tmp/build")
+    machine.succeed(f"cat > /tmp/build/Containerfile <<'EOF'\n{containerfile}EOF")
+    machine.succeed(f"podman build --quiet --tag {tag} /tmp/build")
+
+
+def declare_image(tag: str, reference: str = APP_IMAGE) -> None:
+    """Make `reference`, the image that Nix declares, be another image: what a rebuild under the same name does."""
+    machine.succeed(f"podman tag {tag} {reference}")
+
+
+def cursor() -> str:
+    """Where the journal ends now."""
+    return machine.succeed("journalctl --lines 0 --show-cursor --quiet | sed 's/^-- cursor: //'").strip()
+
+
+def journal(since: str, *arguments: str) -> str:
+    """The journal since a cursor, messages only."""
+    return machine.succeed(f"journalctl --after-cursor '{since}' --output cat --no-pager {' '.join(arguments)}")
+
+
+def wait_for_journal(since: str, text: str, timeout: int = 60) -> str:
+    """Wait until the journal since a cursor has `text`; returns it all."""
+    deadline = time.monotonic() + timeout
+    while text not in (found := journal(since)):
+        assert time.monotonic() < deadline, f"{text!r} is not in the journal after {timeout} s:\n{found[-4000:]}"
+        time.sleep(0.2)
+    return found

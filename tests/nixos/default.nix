@@ -1,0 +1,26 @@
+# One VM test for every <scenario>.py of this folder, which is its test script; a <scenario>.nix beside it
+# is a module of the test, where it needs more than the reference stack on one machine.
+{ lib, pkgs }:
+let
+  files = lib.attrNames (builtins.readDir ./.);
+  withSuffix =
+    suffix:
+    map (lib.removeSuffix suffix) (
+      lib.filter (file: lib.hasSuffix suffix file && !lib.hasPrefix "_" file) files
+    );
+  scripts = withSuffix ".py";
+  modules = lib.subtractLists [ "default" "node" ] (withSuffix ".nix");
+  alone = lib.subtractLists scripts modules;
+
+  test =
+    name:
+    pkgs.testers.runNixOSTest {
+      imports = lib.optional (lib.elem name modules) (./. + "/${name}.nix");
+      name = "aistack-${name}";
+      nodes.machine = ./node.nix;
+      testScript = builtins.readFile (./. + "/${name}.py");
+    };
+in
+lib.throwIf (alone != [ ])
+  "tests/nixos has modules without a test script: ${toString (map (name: "${name}.nix") alone)}"
+  (lib.genAttrs scripts test)
