@@ -82,17 +82,26 @@ class Guest:
         (etc / "hostname").write_text(f"{self.name}\n")
         # One identity for all of the guest's boots: the journal is filed under it.
         (etc / "machine-id").write_text(f"{uuid.uuid4().hex}\n")
-        (self.folder / "root.txt").write_text(f"{root}\n")
+        made_from = {"root": str(root), "images": str(images or "")}
+        (self.folder / "made-from.json").write_text(json.dumps(made_from))
+
+    def _made_from(self, what: str) -> Path:
+        return Path(json.loads((self.folder / "made-from.json").read_text())[what])
 
     @property
     def root(self) -> Path:
         """The cached root that the guest was made over."""
-        return Path((self.folder / "root.txt").read_text().strip())
+        return self._made_from("root")
+
+    @property
+    def images(self) -> Path:
+        """The cached podman storage that the guest's own was copied from."""
+        return self._made_from("images")
 
     @property
     def usable(self) -> bool:
-        """Whether the guest was made and what it was made over is still there."""
-        return (self.folder / "root.txt").is_file() and self.root.is_dir()
+        """Whether the guest was made and the root below it is still there."""
+        return (self.folder / "made-from.json").is_file() and self.root.is_dir()
 
     def start(self) -> None:
         """Boot; return when the guest's manager takes commands."""

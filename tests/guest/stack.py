@@ -27,8 +27,11 @@ def model() -> Path:
     return file
 
 
-def install(machine: Machine, bundle: Path | None = None) -> None:
-    """Install the checked-in reference bundle, or another rendered one, and start nothing."""
+def install(machine: Machine, bundle: Path | None = None, *, keep_secret: bool = False) -> None:
+    """Install the checked-in reference bundle, or another rendered one, and start nothing.
+
+    With `keep_secret` a password that the guest has already stays: its database knows it.
+    """
     if not (paths.CHECKOUT / "bundle/install").is_file():
         raise GuestError("this checkout has no bundle/install")
     with machine.nested("installing the stack"):
@@ -39,7 +42,8 @@ def install(machine: Machine, bundle: Path | None = None) -> None:
             rendered = f"{SOURCES}/rendered"
             machine.copy_from_host(str(bundle), rendered)
         machine.copy_from_host(str(model()), MODEL)
-        give_secret(machine, PASSWORD_FILE)
+        if not keep_secret or machine.execute(f"test -s {PASSWORD_FILE}")[0] != 0:
+            give_secret(machine, PASSWORD_FILE)
         machine.succeed(f"{SOURCES}/bundle/install {rendered} >&2")
 
 

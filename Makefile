@@ -1,0 +1,37 @@
+# Every target is one script; see scripts/ and CONTRIBUTING.md.
+.PHONY: demo test lint bench bench-hook render shell stop clean
+
+# The reference stack in a guest on this machine, broken and healed before your eyes.
+demo:
+	@scripts/demo
+
+# Lint, unit, evaluation and scenario tests.
+test:
+	@scripts/test
+
+lint:
+	@scripts/lint
+
+# Measurements; docs/benchmarks.md says what is measured and how.
+bench:
+	@scripts/bench
+
+bench-hook:
+	@scripts/bench-hook
+
+# bundle/reference/ from examples/reference.nix; needs nix.
+render:
+	@scripts/render
+
+# A shell in the demo's guest; CMD='aistack status' runs one command instead.
+shell: export AISTACK_CMD = $(value CMD)
+shell:
+	@scripts/shell
+
+# Power the demo's guest off.
+stop:
+	@scripts/stop
+
+# Remove every guest and the cache.
+clean:
+	@scripts/clean
