@@ -10,11 +10,13 @@
   configuration ? ../../examples/reference.nix,
   # Package names to offer beyond those of host-packages.nix.
   names ? [ ],
+  # A real Nixpkgs, where there is one, for its packages' names.
+  like ? { },
   system ? "x86_64-linux",
 }:
 let
   pkgs = import ./host-packages.nix {
-    inherit lib system;
+    inherit lib like system;
     names = names ++ [ "aistack" ];
   };
 
@@ -71,6 +73,14 @@ in
     else
       {
         inherit (builtins) storeDir;
+        # What a unit's text depends on outside this project.
+        nixpkgs = {
+          version = lib.trivial.release;
+          files = lib.genAttrs [
+            "nixos/lib/systemd-lib.nix"
+            "nixos/modules/virtualisation/oci-containers.nix"
+          ] (file: builtins.hashFile "sha256" (nixpkgs + "/${file}"));
+        };
         units = lib.mapAttrs (_: unit: {
           inherit (unit)
             text

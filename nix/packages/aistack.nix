@@ -1,0 +1,49 @@
+# The Python package: the command `aistack`, and the hooks that the units run.
+{ lib, python3Packages }:
+let
+  root = ../../python;
+  version = lib.head (
+    builtins.match ''.*__version__ = "([^"]+)".*'' (lib.readFile (root + "/aistack/__init__.py"))
+  );
+in
+python3Packages.buildPythonApplication {
+  pname = "aistack";
+  inherit version;
+  pyproject = true;
+
+  src = lib.fileset.toSource {
+    inherit root;
+    fileset = lib.fileset.unions [
+      (lib.fileset.fileFilter (file: file.hasExt "py" || file.name == "py.typed") (root + "/aistack"))
+      (root + "/aistack-hook")
+      (root + "/pyproject.toml")
+    ];
+  };
+
+  build-system = [ python3Packages.setuptools ];
+
+  dependencies = [
+    python3Packages.click
+    python3Packages.pydantic
+    python3Packages.rich
+  ];
+
+  # The hook finds its package beside itself. It must not be wrapped: units run it as a Python file,
+  # thousands of times a day, and without site-packages.
+  postInstall = ''
+    mkdir -p $out/lib/aistack
+    mv $out/bin/aistack-hook $out/lib/aistack/aistack-hook
+    ln -s $out/${python3Packages.python.sitePackages}/aistack $out/lib/aistack/aistack
+    ln -s $out/lib/aistack/aistack-hook $out/bin/aistack-hook
+  '';
+
+  # The tests need the whole project; they are a check of the flake.
+  pythonImportsCheck = [ "aistack.hooks.main" ];
+
+  meta = {
+    description = "Command line and unit hooks of a local AI stack of podman containers";
+    license = lib.licenses.mit;
+    mainProgram = "aistack";
+    platforms = lib.platforms.linux;
+  };
+}

@@ -1,0 +1,73 @@
+# A rendered stack with its installer, for hosts without Nix:
+#
+#   nix build .#bundle && sudo result/install --start
+#
+# Another configuration: `aistack-bundle.override { configuration = ./stack.nix; }`.
+{
+  lib,
+  pkgs,
+  python3,
+  runCommand,
+  configuration ? ../../examples/reference.nix,
+}:
+let
+  root = ../..;
+  reference = ../../examples/reference.nix;
+
+  rendered = import ../portable {
+    inherit lib configuration;
+    inherit (pkgs.stdenv.hostPlatform) system;
+    nixpkgs = pkgs.path;
+    like = pkgs;
+  };
+
+  sources = lib.fileset.toSource {
+    inherit root;
+    fileset = lib.fileset.unions [
+      ../lib
+      ../modules
+      ../portable
+      ../../examples
+    ];
+  };
+
+  # Only a file has a hash; a configuration written in place has none.
+  source =
+    if configuration == reference then
+      "${sources}/examples/reference.nix"
+    else if lib.isPath configuration then
+      "${configuration}"
+    else
+      null;
+
+  installer = lib.fileset.toSource {
+    inherit root;
+    fileset = lib.fileset.unions [
+      ../../bundle/install
+      ../../bundle/uninstall
+      ../../python/aistack-hook
+      (lib.fileset.fileFilter (
+        file: file.hasExt "py" || file.name == "py.typed"
+      ) ../../python/aistack)
+    ];
+  };
+in
+runCommand "aistack-bundle"
+  {
+    nativeBuildInputs = [ python3 ];
+    # With the string context of every script that the units name.
+    tree = builtins.toJSON rendered.tree;
+    passAsFile = [ "tree" ];
+    passthru = { inherit rendered; };
+    meta = {
+      description = "The stack as plain files for any systemd host with podman, and their installer";
+      license = lib.licenses.mit;
+      platforms = lib.platforms.linux;
+    };
+  }
+  ''
+    mkdir $out
+    cp -r ${installer}/bundle/install ${installer}/bundle/uninstall ${installer}/python $out/
+    python3 -I ${sources}/nix/portable/render.py --tree "$treePath" --out $out/reference \
+      --root ${sources} ${lib.optionalString (source != null) "--configuration ${source}"}
+  ''
