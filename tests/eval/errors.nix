@@ -57,7 +57,13 @@ in
     ];
   };
   "a timeout is more than nothing" = {
-    expr = service { health.timeout = 0; };
+    expr = service {
+      port = 80;
+      health = {
+        kind = "tcp";
+        timeout = 0;
+      };
+    };
     says = [
       "services.aistack.services.app.health.timeout"
       "positive number of seconds"
