@@ -12,12 +12,13 @@ import json
 import os
 import socket
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aistack.hooks.releases import Release, Store
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pytest
 
 Document = dict[str, Any]

@@ -8,15 +8,12 @@ import pty
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import fakehost
 import pytest
 
 from aistack import __version__
 from aistack.cli import app
-
-if TYPE_CHECKING:
-    import fakehost
 
 PYTHON = Path(__file__).parents[1]
 COMMANDS = ["status", "preflight", "releases", "rollback", "schema", "completion", "version"]
@@ -212,9 +209,7 @@ def test_an_interrupt_is_one_line_and_code_130(host: fakehost.FakeHost, monkeypa
 
 
 def test_a_missing_systemctl_is_one_line(host: fakehost.FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    import fakehost as fake
-
-    host.declare({"a": fake.service("a")})
+    host.declare({"a": fakehost.service("a")})
     monkeypatch.setenv("PATH", "/nonexistent")
     answer = host.run("status")
     assert answer.code == 1
@@ -222,7 +217,7 @@ def test_a_missing_systemctl_is_one_line(host: fakehost.FakeHost, monkeypatch: p
     assert answer.err.count("\n") == 1
 
 
-def test_a_reader_that_goes_away_is_no_error(host: fakehost.FakeHost) -> None:
+def test_a_reader_that_goes_away_is_no_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "wb") as gone:
@@ -253,14 +248,15 @@ def test_a_full_disk_behind_standard_output_is_one_line() -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_a_locale_without_the_characters_shows_them_escaped(host: fakehost.FakeHost) -> None:
+@pytest.mark.usefixtures("host")
+def test_a_locale_without_the_characters_shows_them_escaped() -> None:
     done = run("status", "r\u00e9dis", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     assert done.returncode == 2
     assert done.stderr.isascii()
     assert "Traceback" not in done.stderr
 
 
-def terminal(host: fakehost.FakeHost, *arguments: str, **environment: str) -> str:
+def terminal(*arguments: str, **environment: str) -> str:
     """What a command shows on a terminal."""
     ours, theirs = pty.openpty()
     with os.fdopen(ours, "rb", buffering=0) as shown:
@@ -287,13 +283,11 @@ def terminal(host: fakehost.FakeHost, *arguments: str, **environment: str) -> st
 
 
 def test_colour_is_for_terminals_that_want_it(host: fakehost.FakeHost) -> None:
-    import fakehost as fake
-
-    host.declare({"a": fake.service("a"), "[red]b": fake.service("b")})
+    host.declare({"a": fakehost.service("a"), "[red]b": fakehost.service("b")})
     host.unit("a", "active")
-    coloured = terminal(host, "status")
+    coloured = terminal("status")
     assert "\x1b[32mready" in coloured
     assert "[red]b" in coloured
-    assert "\x1b[32m" not in terminal(host, "status", NO_COLOR="1")
-    assert "\x1b" not in terminal(host, "status", TERM="dumb")
+    assert "\x1b[32m" not in terminal("status", NO_COLOR="1")
+    assert "\x1b" not in terminal("status", TERM="dumb")
     assert "\x1b" not in host.run("status").out

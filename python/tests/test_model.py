@@ -180,7 +180,7 @@ def test_no_text_at_all_raises_anything(text: bytes) -> None:
 
 
 def test_a_missing_file_is_one_error(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="cannot read the manifest .*No such file"):
+    with pytest.raises(ManifestError, match=r"cannot read the manifest .*No such file"):
         model.load(tmp_path / "none")
 
 

@@ -35,12 +35,12 @@ def command(*, service: str | None, log: int | None, as_json: bool) -> None:
     if not stack.has_journal(manifest):
         if log is not None:
             raise _no_release(log, service, [])
-        _show(manifest, [], as_json=as_json)
+        _show(manifest, [], [], as_json=as_json)
         return
     with stack.journal(manifest) as store:
         found = store.history(service)
         if log is None:
-            _show(manifest, [_entry(store, release) for release in found], as_json=as_json)
+            _show(manifest, found, [_entry(store, release) for release in found], as_json=as_json)
             return
         release = next((release for release in found if release.id == log), None)
         if release is None:
@@ -67,14 +67,13 @@ def _entry(store: Store, release: Release) -> dict[str, Any]:
         "source": release.source,
         "created": output.rfc3339(release.created),
         "changed": output.rfc3339(release.changed),
-        "created_unix": release.created,
         "reason": release.reason or None,
         "has_log": bool(release.log),
         "environment": release.environment,
     }
 
 
-def _show(manifest: Manifest, entries: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+def _show(manifest: Manifest, releases: Sequence[Release], entries: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
         output.document({"manifest": manifest.path, "releases": list(entries)})
         return
@@ -85,15 +84,15 @@ def _show(manifest: Manifest, entries: Sequence[dict[str, Any]], *, as_json: boo
         ["service", "release", "state", "created", "image", "reference", "reason"],
         [
             [
-                entry["service"],
-                f"{entry['id']}{_mark(entry)}",
-                entry["state"],
-                output.local_time(entry["created_unix"]),
-                entry["image_id"][:12],
-                entry["image_ref"],
-                entry["reason"] or "-",
+                release.service,
+                f"{release.id}{_mark(entry)}",
+                release.state,
+                output.local_time(release.created),
+                release.image_id[:12],
+                release.image_ref,
+                release.reason or "-",
             ]
-            for entry in entries
+            for release, entry in zip(releases, entries, strict=True)
         ],
     )
 

@@ -6,6 +6,7 @@ Turns what the hooks raise into errors that name the command to run next.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sqlite3
@@ -68,8 +69,9 @@ def has_journal(manifest: Manifest) -> bool:
 
 def may_use_journal(manifest: Manifest) -> bool:
     """Whether this user may open the journal: SQLite's WAL needs to write even for a reader."""
-    path = journal_path(manifest)
-    return os.access(path, os.R_OK | os.W_OK) and os.access(manifest.state_dir, os.W_OK | os.X_OK)
+    # The effective user is the one who will open it.
+    may = functools.partial(os.access, effective_ids=True)
+    return may(journal_path(manifest), os.R_OK | os.W_OK) and may(manifest.state_dir, os.W_OK | os.X_OK)
 
 
 def require_root(manifest: Manifest, command: str) -> None:

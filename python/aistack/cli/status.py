@@ -203,7 +203,7 @@ def _container_row(manifest: Manifest, service: Service, units: dict[str, dict[s
     unit = units.get(service.unit, {})
     rollback = units.get(rollback_unit(service), {})
     verdict = runtime.read_verdict(manifest, service.name)
-    failed = [check for check in verdict.get("checks", []) if not check.get("ok")]
+    failed = _failed_checks(verdict)
     state = _state(unit, rollback, verdict, failed)
     return Row(
         service=service.name,
@@ -223,6 +223,13 @@ def _container_row(manifest: Manifest, service: Service, units: dict[str, dict[s
         checks=failed if state != READY else (),
         hint=_hint(state, service, unit, verdict, failed),
     )
+
+
+def _failed_checks(verdict: dict[str, Any]) -> list[dict[str, Any]]:
+    checks = verdict.get("checks")
+    if not isinstance(checks, list):
+        return []
+    return [check for check in checks if isinstance(check, dict) and not check.get("ok")]
 
 
 def _release(service: Service, state: str, verdict: dict[str, Any], store: Store | None) -> Release | None:
@@ -278,7 +285,7 @@ def _reason(state: str, unit: dict[str, str], verdict: dict[str, Any]) -> str | 
     if unit.get("LoadState") == "not-found":
         return "systemd knows no such unit"
     if state == STOPPED:
-        return "stopped" if verdict else "not started since boot"
+        return None if verdict else "not started since boot"
     reason = verdict.get("reason")
     if reason:
         return str(reason)
