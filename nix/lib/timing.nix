@@ -23,9 +23,11 @@
       # podman waits out the container's own time to end, then kills it.
       stop = service.stopTimeoutSeconds + 15;
 
-      # Wide enough for `burst` starts at their slowest: a start limit that is never hit is a unit that
-      # fails for ever and never asks for a rollback.
-      startLimitInterval =
-        burst * (start + manifest.startup.timeoutSeconds + awaitReady + stop + 1) + 60;
+      # Long starts are counted by the start hook, which gives a release up and then fails at once, so this
+      # only has to span a few starts that fail fast. A wider window would refuse an administrator's restarts.
+      startLimitInterval = 30;
+
+      # All starts that one `systemctl restart` may wait for, at their slowest.
+      series = burst * (start + manifest.startup.timeoutSeconds + awaitReady + stop + 1) + 60;
     };
 }

@@ -56,14 +56,14 @@ let
       description = "${name} of the local AI stack";
       wantedBy = [ "aistack.target" ];
       partOf = [ "aistack.target" ];
-      requires = [ "aistack-network.service" ];
       # The start hook pulls the image if it is not there; only then is the outside world needed, and a
       # stack whose images are all here must come up without it.
       wants = override (
-        map unitOf (lib.filter isContainer (lib.unique (service.dependsOn ++ service.wants)))
+        [ "aistack-network.service" ]
+        ++ map unitOf (lib.filter isContainer (lib.unique (service.dependsOn ++ service.wants)))
       );
-      # Not Requires on the dependencies: one that stops or fails must not take its dependents along.
-      # That they really answer is for the start hook to find out.
+      # Not Requires, on the network neither: what stops or fails must not take its dependents along, nor
+      # eat their start jobs unseen. That it is really there is for the start hook to find out and to say.
       after = override (
         [ "aistack-network.service" ] ++ map unitOf (lib.filter isContainer service.dependsOn)
       );
@@ -85,7 +85,7 @@ let
         Restart = override "always";
         # OnFailure fires once, when the start limit is hit, and jobs that wait for this unit go on waiting until then.
         RestartMode = "direct";
-        RestartSec = "200ms";
+        RestartSec = "100ms";
         # A container that ends by SIGTERM or SIGKILL was stopped, and has not failed.
         SuccessExitStatus = "143 137";
         TimeoutStartSec = override times.start;

@@ -9,7 +9,7 @@ let
 
   # What follows a start may itself wait for a start, the slowest of the stack for all they know.
   slowest = lib.foldl' (
-    longest: service: lib.max longest (timing manifest service).startLimitInterval
+    longest: service: lib.max longest (timing manifest service).series
   ) 0 (lib.attrValues (lib.filterAttrs (_: service: service.external == null) manifest.services));
 
   hook = verb: description: {
