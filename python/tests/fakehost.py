@@ -47,6 +47,7 @@ printf 'podman %s\n' "$*" >> "$FAKE_HOST/calls"
 case "$1 $2" in
 "image list") cat "$FAKE_HOST/images" ;;
 "image inspect") exit 1 ;;
+exec*) if [ -f "$FAKE_HOST/not-ready" ]; then echo 'not yet'; exit 1; fi ;;
 esac
 """
 _JOURNALCTL = """#!/bin/sh

@@ -138,6 +138,23 @@ def test_a_broken_row_is_one_line(host: fakehost.FakeHost) -> None:
     assert answer.err.count("\n") == 1
 
 
+def test_a_journal_of_a_newer_version_is_one_line(host: fakehost.FakeHost) -> None:
+    import sqlite3
+
+    history(host)
+    with sqlite3.connect(host.journal_path) as database:
+        database.execute("PRAGMA user_version = 99")
+    database.close()
+    answer = host.run("releases")
+    assert answer.code == 1
+    assert "newer aistack" in answer.err
+    assert answer.err.count("\n") == 1
+    host.unit("app", "active")
+    status = host.run("status", "app")
+    assert status.code == 1
+    assert "\napp  " in status.out
+
+
 def test_a_directory_for_a_journal_is_one_line(host: fakehost.FakeHost) -> None:
     host.declare({"app": fakehost.service("app")})
     host.journal_path.mkdir(parents=True)

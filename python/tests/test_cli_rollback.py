@@ -194,6 +194,18 @@ def test_a_start_that_chose_another_release_is_not_called_a_success(app: fakehos
     assert "release 2" in answer.err
 
 
+def test_a_release_that_runs_and_does_not_answer_is_down(host: fakehost.FakeHost) -> None:
+    host.declare({"app": fakehost.service("app", probe=fakehost.probe("exec", None, command=["ask"]))})
+    host.release("app", 1, "good")
+    host.release("app", 2, "good")
+    host.images(fakehost.image(1), fakehost.image(2))
+    host.when("restart", UNIT, service="app", active="active", release=1)
+    (host.root / "not-ready").touch()
+    answer = host.run("rollback", "app", "--yes")
+    assert answer.code == 8
+    assert "ask returned 1: not yet" in answer.err
+
+
 def test_an_invalid_manifest_is_refused_before_anything_is_done(app: fakehost.FakeHost) -> None:
     app.manifest_path.write_text(app.manifest_path.read_text().replace('"dns": true', '"dns": "yes"'))
     answer = app.run("rollback", "app", "--yes")

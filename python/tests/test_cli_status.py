@@ -196,7 +196,7 @@ def test_the_only_release_being_bad_leads_to_its_log(host: fakehost.FakeHost) ->
     answer = host.run("status")
     assert answer.code == 8
     assert "there is no good release to go back to" in answer.out
-    assert "next: aistack releases app" in answer.out
+    assert "next: aistack releases app --log 1" in answer.out
 
 
 def test_since_comes_from_systemd_where_there_is_no_verdict(host: fakehost.FakeHost) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import CompletionItem
 
+from aistack.errors import printable
 from aistack.hooks.errors import HookError
 
 if TYPE_CHECKING:
@@ -30,14 +31,17 @@ def _declared(incomplete: str) -> list[Service]:
 def complete_service(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer the services the manifest declares, with what they run."""
     del ctx, param
-    return [CompletionItem(service.name, help=service.image_ref or "external") for service in _declared(incomplete)]
+    return [
+        CompletionItem(service.name, help=printable(service.image_ref) or "external")
+        for service in _declared(incomplete)
+    ]
 
 
 def complete_container_service(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer the services that are containers of this stack."""
     del ctx, param
     return [
-        CompletionItem(service.name, help=service.image_ref)
+        CompletionItem(service.name, help=printable(service.image_ref))
         for service in _declared(incomplete)
         if not service.external
     ]

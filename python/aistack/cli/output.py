@@ -91,12 +91,11 @@ def _plain_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def _rich_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     # rich takes a third of the time of a whole command: only somebody looking at it pays for it.
-    from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for header in headers:
         drawn.add_column(header.upper(), overflow="fold")
     for row in rows:

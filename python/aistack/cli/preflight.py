@@ -39,6 +39,8 @@ def command(*, services: tuple[str, ...], wait: bool, as_json: bool) -> int:
     wanted = stack.chosen(manifest, services)
     if not manifest.dependency_check:
         output.note(f"aistack: dependencies are not checked: startup.dependencyCheck is false in {manifest.path}")
+    if os.geteuid() != 0:
+        output.note("aistack: not run by root: a secret that only root may read counts as missing")
     found = _run(manifest, wanted, wait=wait)
     ok = all(check.ok for checks in found.values() for check in checks)
     if as_json:

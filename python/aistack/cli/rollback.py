@@ -146,7 +146,8 @@ def _go(manifest: Manifest, service: Service, store: Store, target: Release) -> 
         )
     if serves is None:
         serves = _after_automatic_rollback(manifest, service, store)
-    if serves is not None:
+    # The target itself may run and not answer; that is no rollback to something that serves.
+    if serves is not None and serves.id != target.id:
         return Result(
             code=ExitCode.ROLLED_BACK,
             message=f"{target} did not start ({outcome.reason}); {serves} serves instead",

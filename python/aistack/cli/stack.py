@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aistack.errors import StoreError, UsageError
+from aistack.hooks.errors import HookError
 from aistack.hooks.releases import Damaged, Store
 
 if TYPE_CHECKING:
@@ -92,21 +93,21 @@ def journal(manifest: Manifest) -> Iterator[Store]:
     """Open the release journal that is there, and close it afterwards.
 
     Raises:
-        StoreError: it is damaged or locked; says what to do about it.
+        StoreError: it is damaged, locked or of another version; says what to do about it.
     """
     path = journal_path(manifest)
     if not Path(path).is_file():
         raise StoreError(f"cannot open {path}", why="it is not a file")
     try:
         store = Store.open(path, create=False)
-        try:
-            yield store
-        finally:
-            store.close()
-    except Damaged as error:
+    except HookError as error:
         raise StoreError(str(error)) from None
+    try:
+        yield store
     except sqlite3.OperationalError as error:
-        raise StoreError(f"cannot read {path}", why=error, hint=f"fuser -v {path}") from None
+        raise StoreError(f"cannot use {path}", why=error, hint=f"fuser -v {path}") from None
     except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
         # Found while reading, behind what opening looks at: the same damage.
         raise StoreError(str(Damaged(path, error))) from None
+    finally:
+        store.close()

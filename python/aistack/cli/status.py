@@ -11,7 +11,7 @@ import click
 
 from aistack.cli import output, stack
 from aistack.cli.options import json_option, services_argument
-from aistack.errors import AistackError, ExitCode
+from aistack.errors import ExitCode, StoreError
 from aistack.hooks import probe, runtime
 from aistack.hooks.errors import HookError
 from aistack.hooks.manifest import load
@@ -114,7 +114,7 @@ def command(*, services: tuple[str, ...], as_json: bool) -> int:
         else:
             with stack.journal(manifest) as store:
                 rows = _rows(manifest, wanted, units, store)
-    except AistackError as error:
+    except StoreError as error:
         # A damaged journal takes no service down, so the states are still worth showing.
         problems.append(str(error))
         rows = _rows(manifest, wanted, units, None)
@@ -314,7 +314,7 @@ def _hint(
     if verdict.get("phase") == runtime.PREFLIGHT:
         return f"aistack preflight {service.name}"
     if verdict.get("phase") == runtime.DOWN_NO_RELEASE:
-        return f"aistack releases {service.name}"
+        return f"aistack releases {service.name} --log {verdict.get('release')}"
     return f"journalctl -u {service.unit} -n 50"
 
 
