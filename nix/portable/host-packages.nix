@@ -132,7 +132,7 @@ let
   json = _: format (name: value: text name (builtins.toJSON value));
 
   base =
-    _final:
+    final:
     lib.genAttrs (defaultNames ++ lib.attrNames like ++ names) host
     // {
       # `lib.types.pkgs` asks for this.
@@ -149,6 +149,21 @@ let
       hostPlatform = platform;
       buildPlatform = platform;
       targetPlatform = platform;
+
+      appendOverlays =
+        more:
+        import ./host-packages.nix {
+          inherit
+            lib
+            names
+            like
+            system
+            ;
+          overlays = overlays ++ more;
+        };
+      extend = overlay: final.appendOverlays [ overlay ];
+      # What NixOS takes from a package set that it is given.
+      __splicedPackages = final;
 
       runtimeShell = "/bin/bash";
       runtimeShellPackage = host "bash";
@@ -182,21 +197,5 @@ let
       buildEnv = args: unbuildable "buildEnv" (args.name or "env") { };
       symlinkJoin = args: unbuildable "symlinkJoin" (args.name or "join") { };
     };
-
-  extensible = lib.foldl' (lib.flip lib.extends) base overlays;
-  fixed = lib.fix extensible;
 in
-fixed
-// {
-  extend =
-    overlay:
-    import ./host-packages.nix {
-      inherit
-        lib
-        names
-        like
-        system
-        ;
-      overlays = overlays ++ [ overlay ];
-    };
-}
+lib.fix (lib.foldl' (lib.flip lib.extends) base overlays)

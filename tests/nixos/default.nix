@@ -1,4 +1,4 @@
-# One VM test for every <scenario>.py of this folder, which is its test script; a <scenario>.nix beside it
+# One VM test for every <scenario>.py of this folder, which is its test script, after _prelude.py; a <scenario>.nix beside it
 # is a module of the test, where it needs more than the reference stack on one machine.
 { lib, pkgs }:
 let
@@ -18,7 +18,7 @@ let
       imports = lib.optional (lib.elem name modules) (./. + "/${name}.nix");
       name = "aistack-${name}";
       nodes.machine = ./node.nix;
-      testScript = builtins.readFile (./. + "/${name}.py");
+      testScript = builtins.readFile ./_prelude.py + builtins.readFile (./. + "/${name}.py");
     };
 in
 lib.throwIf (alone != [ ])

@@ -1,0 +1,103 @@
+# The flake's own `outputs`, called with a stand-in for its input.
+#
+#   nix-instantiate --eval --strict --json --read-write-mode tests/flake -A seen
+{
+  nixpkgs ? <nixpkgs>,
+}:
+let
+  lib = import (nixpkgs + "/lib");
+  input = import ./nixpkgs.nix { inherit nixpkgs; };
+  root = toString ../..;
+
+  flake = import ../../flake.nix;
+  self = flake.outputs {
+    inherit self;
+    nixpkgs = input;
+  } // { outPath = root; };
+
+  system = "x86_64-linux";
+  packages = self.packages.${system};
+  checks = self.checks.${system};
+
+  isTest = check: check ? nodes;
+  tests = lib.filterAttrs (_: isTest) checks;
+
+  ownUnits =
+    config:
+    lib.mapAttrs (_: unit: { inherit (unit) text wantedBy; }) (
+      lib.filterAttrs (name: _: lib.hasInfix "aistack" name) config.systemd.units
+    );
+
+  # A machine of someone who imports nixosModules.default and has neither overlay nor packages of ours.
+  machine =
+    (import (nixpkgs + "/nixos/lib/eval-config.nix") {
+      inherit lib;
+      system = null;
+      modules = [
+        self.nixosModules.default
+        ../../examples/reference.nix
+        {
+          _module.args.pkgs = lib.mkForce input.legacyPackages.${system};
+          nixpkgs.hostPlatform = system;
+          system.stateVersion = "25.05";
+        }
+      ];
+    }).config;
+
+  image = stream: {
+    inherit (stream.attrs) repository tag config;
+    contents = map (content: content.name) stream.attrs.contents;
+  };
+in
+{
+  inherit self;
+
+  # What tests read, as JSON.
+  seen = {
+    outputs = lib.mapAttrs (_: lib.attrNames) (removeAttrs self [ "outPath" ]);
+    inputs = lib.attrNames flake.inputs;
+    derivations = {
+      packages = lib.mapAttrs (_: package: package.drvPath) packages;
+      images = lib.mapAttrs (_: stream: stream.drvPath) packages.images.images;
+      checks = lib.mapAttrs (_: check: check.drvPath) (lib.filterAttrs (_: c: !isTest c) checks);
+      devShell = self.devShells.${system}.default.drvPath;
+      formatter = self.formatter.${system}.drvPath;
+    };
+    otherSystem = lib.mapAttrs (_: package: package.drvPath) self.packages.aarch64-linux;
+    package = {
+      inherit (packages.default.attrs) pname version pyproject;
+      inherit (packages.default) meta;
+      dependencies = map (dependency: dependency.name) packages.default.attrs.dependencies;
+    };
+    images = lib.mapAttrs (_: image) packages.images.images;
+    app = removeAttrs self.apps.${system}.demo [ "program" ];
+    template = {
+      path = toString self.templates.default.path;
+      inherit (self.templates.default) description;
+    };
+    machine = {
+      units = ownUnits machine;
+      hook = machine.services.aistack.hook;
+      package = machine.services.aistack.package.drvPath;
+    };
+    demo =
+      let
+        inherit (self.nixosConfigurations.demo) config;
+      in
+      {
+        units = ownUnits config;
+        inherit (config.virtualisation) forwardPorts;
+        # Read here, so the images it names need not be built.
+        manifest = builtins.fromJSON (
+          builtins.unsafeDiscardStringContext config.environment.etc."aistack/stack.json".text
+        );
+      };
+    tests = lib.mapAttrs (_: test: {
+      inherit (test) name testScript;
+      nodes = lib.mapAttrs (_: node: ownUnits node) test.nodes;
+    }) tests;
+  };
+
+  # What can be built with the host's tools alone.
+  inherit (packages) bundle;
+}
