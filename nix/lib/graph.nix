@@ -3,8 +3,7 @@
 let
   # The part of a list from the first `name` on.
   from =
-    name: names:
-    if names == [ ] || lib.head names == name then names else from name (lib.tail names);
+    name: names: if names == [ ] || lib.head names == name then names else from name (lib.tail names);
 
   # Depth first, each node once. `state.done` holds the nodes known to lead into no cycle.
   visit =
@@ -21,7 +20,12 @@ let
       if after.cycle != null then
         after
       else
-        after // { done = after.done // { ${name} = true; }; };
+        after
+        // {
+          done = after.done // {
+            ${name} = true;
+          };
+        };
 in
 {
   # The first cycle found, as [ "a" "b" "a" ], or null.

@@ -4,11 +4,13 @@ let
   number = "[0-9]{1,5}";
   address = "[0-9]+\\.[0-9]+\\.[0-9]+\\.[0-9]+|\\[[0-9a-fA-F:]+]";
   pattern = "((${address}):)?(${number})(:(${number}))?(/(tcp|udp))?";
-  isWildcard = addr: lib.elem addr [
-    "0.0.0.0"
-    "[::]"
-    "::"
-  ];
+  isWildcard =
+    addr:
+    lib.elem addr [
+      "0.0.0.0"
+      "[::]"
+      "::"
+    ];
 in
 rec {
   isShort = text: builtins.match pattern text != null;
@@ -23,7 +25,9 @@ rec {
         parts = builtins.match pattern value;
         at = lib.elemAt parts;
       in
-      { hostPort = lib.toIntBase10 (at 2); }
+      {
+        hostPort = lib.toIntBase10 (at 2);
+      }
       // lib.optionalAttrs (at 1 != null) { address = at 1; }
       // lib.optionalAttrs (at 4 != null) { containerPort = lib.toIntBase10 (at 4); }
       // lib.optionalAttrs (at 6 != null) { protocol = at 6; };

@@ -14,9 +14,11 @@ let
 in
 rec {
   # A value of the public .env: the characters podman, systemd, python-dotenv and a shell read alike.
-  envValue = named "envValue" "value that every .env reader takes alike (letters, digits and _ . / : @ % + , = - only; no blank, quote, $ or #)" (
-    value: lib.isString value && env.isValue value
-  ) types.str;
+  envValue =
+    named "envValue"
+      "value that every .env reader takes alike (letters, digits and _ . / : @ % + , = - only; no blank, quote, $ or #)"
+      (value: lib.isString value && env.isValue value)
+      types.str;
 
   # The same, for options where a number or a boolean reads better than its text.
   envScalar = types.oneOf [
@@ -37,9 +39,11 @@ rec {
   ) types.str;
 
   # A path of the host, written as a string: a path literal would be copied into the world-readable store.
-  hostPath = named "hostPath" "absolute path of the host, written as a string (a path literal would be copied to the Nix store)" (
-    value: lib.isString value && builtins.match "/[^\n\r]*" value != null
-  ) types.str;
+  hostPath =
+    named "hostPath"
+      "absolute path of the host, written as a string (a path literal would be copied to the Nix store)"
+      (value: lib.isString value && builtins.match "/[^\n\r]*" value != null)
+      types.str;
 
   # A number of seconds that is more than none.
   seconds = types.ints.positive // {

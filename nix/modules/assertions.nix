@@ -28,23 +28,26 @@ let
 
   names = forEach cfg.services (
     name: _:
-    complain (builtins.match "[a-z]([a-z0-9-]{0,61}[a-z0-9])?" name == null) "${option name}: a service's name is its host name and the start of its keys in the .env, so it has only lower-case letters, digits and dashes, starts with a letter and ends with none of the dashes, and is at most 63 characters long. Rename it."
+    complain (builtins.match "[a-z]([a-z0-9-]{0,61}[a-z0-9])?" name == null)
+      "${option name}: a service's name is its host name and the start of its keys in the .env, so it has only lower-case letters, digits and dashes, starts with a letter and ends with none of the dashes, and is at most 63 characters long. Rename it."
   );
 
   dependencies =
     forEach enabled (
       name: service:
-      lib.concatMap (
-        kind:
-        lib.concatMap (
-          dependency:
-          complain (!(cfg.services ? ${dependency}))
-            "${option name}.${kind} names ${quote dependency}, which is no service of the stack. Declare ${option dependency}, or correct the name; there are ${list (lib.attrNames enabled)}."
-        ) service.${kind}
-      ) [
-        "dependsOn"
-        "wants"
-      ]
+      lib.concatMap
+        (
+          kind:
+          lib.concatMap (
+            dependency:
+            complain (!(cfg.services ? ${dependency}))
+              "${option name}.${kind} names ${quote dependency}, which is no service of the stack. Declare ${option dependency}, or correct the name; there are ${list (lib.attrNames enabled)}."
+          ) service.${kind}
+        )
+        [
+          "dependsOn"
+          "wants"
+        ]
     )
     ++ forEach enabled (
       name: service:
@@ -92,21 +95,26 @@ let
     clashesOf published
     ++ forEach enabled (
       name: service:
-      complain (
-        service.external == null && lib.any (port: port.containerPort == 0) service.publish
-      ) "${option name}.publish does not say which port of the container it means. Set ${option name}.port, or write \"8080:80\"."
+      complain (service.external == null && lib.any (port: port.containerPort == 0) service.publish)
+        "${option name}.publish does not say which port of the container it means. Set ${option name}.port, or write \"8080:80\"."
       ++ complain (
         service.external != null && service.external.port == 0
       ) "${option name}.external.port is not set. Set it to the port on which the service answers."
-      ++ complain (
-        service.external == null && service.health.kind != null && service.health.kind != "exec" && service.health.port == null
-      ) "${option name}.health.kind is ${quote service.health.kind}, but there is no port to ask. Set ${option name}.port or ${option name}.health.port."
-      ++ complain (
-        service.health.kind == "exec" && service.health.command == [ ]
-      ) "${option name}.health.kind is `exec`, but there is no command to run. Set ${option name}.health.command."
-      ++ complain (
-        service.external != null && service.health.kind == "exec"
-      ) "${option name}.health.kind is `exec`, but the service runs elsewhere and has no container to run a command in. Use http, tcp, postgres or redis."
+      ++
+        complain
+          (
+            service.external == null
+            && service.health.kind != null
+            && service.health.kind != "exec"
+            && service.health.port == null
+          )
+          "${option name}.health.kind is ${quote service.health.kind}, but there is no port to ask. Set ${option name}.port or ${option name}.health.port."
+      ++
+        complain (service.health.kind == "exec" && service.health.command == [ ])
+          "${option name}.health.kind is `exec`, but there is no command to run. Set ${option name}.health.command."
+      ++
+        complain (service.external != null && service.health.kind == "exec")
+          "${option name}.health.kind is `exec`, but the service runs elsewhere and has no container to run a command in. Use http, tcp, postgres or redis."
     );
 
   images = forEach containers (
@@ -114,14 +122,20 @@ let
     let
       loaded = service.imageFile != null || service.imageStream != null;
     in
-    complain (service.imageFile != null && service.imageStream != null)
-      "${option name}.imageFile and ${option name}.imageStream are both set. Keep one of them."
+    complain (
+      service.imageFile != null && service.imageStream != null
+    ) "${option name}.imageFile and ${option name}.imageStream are both set. Keep one of them."
     ++
       complain (service.image == null)
         "${option name}.image is not set. Set it to what the container runs (registry/name:tag), or set ${option name}.external if the service runs elsewhere."
     ++
       complain
-        (service.image != null && !loaded && !service.allowFloatingTag && aistack.image.isFloating service.image)
+        (
+          service.image != null
+          && !loaded
+          && !service.allowFloatingTag
+          && aistack.image.isFloating service.image
+        )
         "${option name}.image is ${quote service.image}, whose tag ${
           if aistack.image.tag service.image == null then "is missing" else "moves"
         }: what runs would depend on the day it was pulled, and a rollback would have nothing to go back to. Name a version (registry/name:1.2.3) or a digest, or set ${option name}.allowFloatingTag = true."
@@ -176,23 +190,24 @@ let
       lib.concatLists (
         lib.mapAttrsToList (
           key: value:
-          complain (!aistack.env.isKey key) "${option name}.environment.${key}: ${quote key} is no key of an .env file. ${keyGrammar}"
+          complain (
+            !aistack.env.isKey key
+          ) "${option name}.environment.${key}: ${quote key} is no key of an .env file. ${keyGrammar}"
           ++
             complain (service.stackEnvironment && stackValues ? ${key})
               "${key} is defined twice: ${option name}.environment.${key}, and the stack's .env, which this container gets too. Remove one of them, or set ${option name}.stackEnvironment = false."
+          ++ complain (lib.elem key service.secrets) "${key} is defined twice: ${option name}.environment.${key} and ${option name}.secrets. Remove it from environment."
           ++
-            complain (lib.elem key service.secrets)
-              "${key} is defined twice: ${option name}.environment.${key} and ${option name}.secrets. Remove it from environment."
-          ++ complain (
-            aistack.env.looksSecret key && !(lib.elem key service.secrets)
-          ) "${option name}.environment.${key} looks like a secret. ${secretAdvice key} Then name ${key} in ${option name}.secrets."
+            complain (aistack.env.looksSecret key && !(lib.elem key service.secrets))
+              "${option name}.environment.${key} looks like a secret. ${secretAdvice key} Then name ${key} in ${option name}.secrets."
           ++ complain (
             lib.isString value && aistack.env.hasCredentials value
           ) "${option name}.environment.${key} has a password in its URL. ${secretAdvice key}"
         ) service.environment
       )
-      ++ complain (service.secrets != lib.unique service.secrets)
-        "${option name}.secrets names a key twice. Remove one of them: ${list service.secrets}."
+      ++ complain (
+        service.secrets != lib.unique service.secrets
+      ) "${option name}.secrets names a key twice. Remove one of them: ${list service.secrets}."
     );
 
   secrets =

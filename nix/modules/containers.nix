@@ -120,9 +120,8 @@ in
       name: service: lib.nameValuePair (lib.removeSuffix ".service" service.unit) (unit name service)
     ) containers;
 
-    systemd.tmpfiles.rules = lib.optional (
-      volumeDirectories != [ ]
-    ) "d ${cfg.stateDir}/volumes 0755 root root - -"
-    ++ volumeDirectories;
+    systemd.tmpfiles.rules =
+      lib.optional (volumeDirectories != [ ]) "d ${cfg.stateDir}/volumes 0755 root root - -"
+      ++ volumeDirectories;
   };
 }

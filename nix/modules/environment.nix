@@ -18,9 +18,7 @@ let
     aider-wrapper = 8099;
   };
 
-  declared = lib.filterAttrs (
-    name: service: service.enable || wellKnown ? ${name}
-  ) cfg.services;
+  declared = lib.filterAttrs (name: service: service.enable || wellKnown ? ${name}) cfg.services;
 
   addresses =
     lib.mapAttrs (host: port: { inherit host port; }) wellKnown

@@ -39,8 +39,7 @@ let
   entry = name: service: {
     unit = own service "podman-aistack-${name}.service";
     container = own service "aistack-${name}";
-    external =
-      if service.external == null then null else { inherit (service.external) host port; };
+    external = if service.external == null then null else { inherit (service.external) host port; };
     image = own service {
       ref = service.image;
       archive = toPath service.imageFile;

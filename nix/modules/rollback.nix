@@ -8,9 +8,9 @@ let
   inherit (lib) types;
 
   # What follows a start may itself wait for a start, the slowest of the stack for all they know.
-  slowest = lib.foldl' (
-    longest: service: lib.max longest (timing manifest service).series
-  ) 0 (lib.attrValues (lib.filterAttrs (_: service: service.external == null) manifest.services));
+  slowest = lib.foldl' (longest: service: lib.max longest (timing manifest service).series) 0 (
+    lib.attrValues (lib.filterAttrs (_: service: service.external == null) manifest.services)
+  );
 
   hook = verb: description: {
     inherit description;

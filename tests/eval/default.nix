@@ -30,8 +30,7 @@ let
         expected = case.says;
         actual = case.refused;
         ok =
-          lib.length case.refused == 1
-          && lib.all (part: lib.hasInfix part (lib.head case.refused)) case.says;
+          lib.length case.refused == 1 && lib.all (part: lib.hasInfix part (lib.head case.refused)) case.says;
       }
     else
       {

@@ -3,7 +3,8 @@
 { light, plain, ... }:
 let
   environment = settings: (light settings).services.aistack.environmentSections;
-  service = overrides: (light { services.app = plain // overrides; }).services.aistack.manifest.services.app;
+  service =
+    overrides: (light { services.app = plain // overrides; }).services.aistack.manifest.services.app;
 in
 {
   "a value with a blank is outside the .env grammar" = {

@@ -143,12 +143,15 @@ in
     };
 
     # The device names of the NVIDIA toolkit exist once this has run.
-    systemd.services.podman-aistack-llama-cpp = lib.mkIf (
-      settings.acceleration == "cuda"
-      && cfg.services.llama-cpp.enable
-      && cfg.services.llama-cpp.external == null
-    ) {
-      after = lib.mkOverride 90 [ "nvidia-container-toolkit-cdi-generator.service" ];
-    };
+    systemd.services.podman-aistack-llama-cpp =
+      lib.mkIf
+        (
+          settings.acceleration == "cuda"
+          && cfg.services.llama-cpp.enable
+          && cfg.services.llama-cpp.external == null
+        )
+        {
+          after = lib.mkOverride 90 [ "nvidia-container-toolkit-cdi-generator.service" ];
+        };
   };
 }

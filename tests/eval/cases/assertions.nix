@@ -24,41 +24,52 @@ in
     expected = [ ];
   };
 
-  "a dependency nobody declared is named, with those there are" = refuses (with' {
-    app.dependsOn = [ "postgress" ];
-  }) [
-    "services.aistack.services.app.dependsOn names `postgress`"
-    "no service of the stack"
-    "Declare services.aistack.services.postgress, or correct the name"
-    "`postgres`"
-  ];
+  "a dependency nobody declared is named, with those there are" =
+    refuses
+      (with' {
+        app.dependsOn = [ "postgress" ];
+      })
+      [
+        "services.aistack.services.app.dependsOn names `postgress`"
+        "no service of the stack"
+        "Declare services.aistack.services.postgress, or correct the name"
+        "`postgres`"
+      ];
 
   "a soft dependency nobody declared is named" = refuses (with' { app.wants = [ "cache" ]; }) [
     "services.aistack.services.app.wants names `cache`"
   ];
 
-  "a hard dependency that is switched off is named" = refuses (
-    with' { app.dependsOn = [ "redis" ]; }
-    // {
-      services = services { app.dependsOn = [ "redis" ]; } // { redis.enable = false; };
-    }
-  ) [
-    "services.aistack.services.app.dependsOn names `redis`, which is switched off"
-    "services.aistack.services.redis.enable = true"
-    "services.aistack.services.redis.external"
-  ];
+  "a hard dependency that is switched off is named" =
+    refuses
+      (
+        with' { app.dependsOn = [ "redis" ]; }
+        // {
+          services = services { app.dependsOn = [ "redis" ]; } // {
+            redis.enable = false;
+          };
+        }
+      )
+      [
+        "services.aistack.services.app.dependsOn names `redis`, which is switched off"
+        "services.aistack.services.redis.enable = true"
+        "services.aistack.services.redis.external"
+      ];
 
-  "a cycle names its loop" = refuses (with' {
-    a = probed // {
-      dependsOn = [ "b" ];
-    };
-    b = probed // {
-      dependsOn = [ "a" ];
-    };
-  }) [
-    "services.aistack.services.a.dependsOn is part of a cycle: a -> b -> a"
-    "moving it from dependsOn to wants"
-  ];
+  "a cycle names its loop" =
+    refuses
+      (with' {
+        a = probed // {
+          dependsOn = [ "b" ];
+        };
+        b = probed // {
+          dependsOn = [ "a" ];
+        };
+      })
+      [
+        "services.aistack.services.a.dependsOn is part of a cycle: a -> b -> a"
+        "moving it from dependsOn to wants"
+      ];
 
   "a cycle of three names its loop, and not the way to it" = refuses (with' {
     entry.dependsOn = [ "x" ];
@@ -91,28 +102,34 @@ in
     expected = [ ];
   };
 
-  "a hard dependency without a probe is refused" = refuses (with' {
-    app.dependsOn = [ "worker" ];
-    worker.port = 80;
-  }) [
-    "services.aistack.services.app.dependsOn names `worker`"
-    "Set services.aistack.services.worker.health.kind"
-    "services.aistack.services.app.wants"
-  ];
+  "a hard dependency without a probe is refused" =
+    refuses
+      (with' {
+        app.dependsOn = [ "worker" ];
+        worker.port = 80;
+      })
+      [
+        "services.aistack.services.app.dependsOn names `worker`"
+        "Set services.aistack.services.worker.health.kind"
+        "services.aistack.services.app.wants"
+      ];
 
-  "two services on one host port are refused" = refuses (with' {
-    a = {
-      port = 80;
-      publish = [ 9000 ];
-    };
-    b = {
-      port = 81;
-      publish = [ "127.0.0.1:9000:81" ];
-    };
-  }) [
-    "services.aistack.services.a.publish and services.aistack.services.b.publish both claim the host's port 9000"
-    "another host port"
-  ];
+  "two services on one host port are refused" =
+    refuses
+      (with' {
+        a = {
+          port = 80;
+          publish = [ 9000 ];
+        };
+        b = {
+          port = 81;
+          publish = [ "127.0.0.1:9000:81" ];
+        };
+      })
+      [
+        "services.aistack.services.a.publish and services.aistack.services.b.publish both claim the host's port 9000"
+        "another host port"
+      ];
 
   "all addresses of the host include this one" = refuses (with' {
     a = {
@@ -149,36 +166,50 @@ in
     expected = [ ];
   };
 
-  "a published port that says nothing of the container's is refused" = refuses (with' {
-    a.publish = [ 9000 ];
-  }) [
-    "services.aistack.services.a.publish"
-    "Set services.aistack.services.a.port"
-  ];
+  "a published port that says nothing of the container's is refused" =
+    refuses
+      (with' {
+        a.publish = [ 9000 ];
+      })
+      [
+        "services.aistack.services.a.publish"
+        "Set services.aistack.services.a.port"
+      ];
 
   "a key the stack derives cannot be set again" = refuses { environment.POSTGRES_HOST = "db"; } [
     "services.aistack.environment.POSTGRES_HOST is defined twice"
     "Remove it, and set the option it is derived from"
   ];
 
-  "a key cannot be both plain and secret" = refuses {
-    environment.API_TOKEN = "x";
-    secrets.API_TOKEN.file = "/run/secrets/token";
-  } [ "API_TOKEN is defined twice: services.aistack.environment.API_TOKEN and services.aistack.secrets.API_TOKEN" ];
+  "a key cannot be both plain and secret" =
+    refuses
+      {
+        environment.API_TOKEN = "x";
+        secrets.API_TOKEN.file = "/run/secrets/token";
+      }
+      [
+        "API_TOKEN is defined twice: services.aistack.environment.API_TOKEN and services.aistack.secrets.API_TOKEN"
+      ];
 
-  "a secret cannot take the name of a derived key" = refuses {
-    secrets.POSTGRES_USER.file = "/run/secrets/user";
-  } [
-    "POSTGRES_USER is defined twice"
-    "services.aistack.secrets.POSTGRES_USER"
-  ];
+  "a secret cannot take the name of a derived key" =
+    refuses
+      {
+        secrets.POSTGRES_USER.file = "/run/secrets/user";
+      }
+      [
+        "POSTGRES_USER is defined twice"
+        "services.aistack.secrets.POSTGRES_USER"
+      ];
 
-  "a container's own key cannot shadow the stack's" = refuses (with' {
-    app.environment.REDIS_HOST = "elsewhere";
-  }) [
-    "REDIS_HOST is defined twice: services.aistack.services.app.environment.REDIS_HOST"
-    "services.aistack.services.app.stackEnvironment = false"
-  ];
+  "a container's own key cannot shadow the stack's" =
+    refuses
+      (with' {
+        app.environment.REDIS_HOST = "elsewhere";
+      })
+      [
+        "REDIS_HOST is defined twice: services.aistack.services.app.environment.REDIS_HOST"
+        "services.aistack.services.app.stackEnvironment = false"
+      ];
 
   "a container that does not get the stack's keys may use their names" = {
     expr = messages (with' {
@@ -190,15 +221,20 @@ in
     expected = [ ];
   };
 
-  "a container's key cannot be plain and secret" = refuses {
-    secrets.API_TOKEN.file = "/run/secrets/token";
-    services = services {
-      app = {
-        environment.API_TOKEN = "x";
-        secrets = [ "API_TOKEN" ];
-      };
-    };
-  } [ "API_TOKEN is defined twice: services.aistack.services.app.environment.API_TOKEN and services.aistack.services.app.secrets" ];
+  "a container's key cannot be plain and secret" =
+    refuses
+      {
+        secrets.API_TOKEN.file = "/run/secrets/token";
+        services = services {
+          app = {
+            environment.API_TOKEN = "x";
+            secrets = [ "API_TOKEN" ];
+          };
+        };
+      }
+      [
+        "API_TOKEN is defined twice: services.aistack.services.app.environment.API_TOKEN and services.aistack.services.app.secrets"
+      ];
 
   "a secret named twice is refused" = refuses {
     secrets.API_TOKEN.file = "/run/secrets/token";
@@ -215,13 +251,16 @@ in
     "services.aistack.secrets.OPENAI_API_KEY.file"
   ];
 
-  "a secret-looking key of a container is refused" = refuses (with' {
-    app.environment.DB_PASSWORD = "x";
-  }) [
-    "services.aistack.services.app.environment.DB_PASSWORD looks like a secret"
-    "services.aistack.secrets.DB_PASSWORD.file"
-    "name DB_PASSWORD in services.aistack.services.app.secrets"
-  ];
+  "a secret-looking key of a container is refused" =
+    refuses
+      (with' {
+        app.environment.DB_PASSWORD = "x";
+      })
+      [
+        "services.aistack.services.app.environment.DB_PASSWORD looks like a secret"
+        "services.aistack.secrets.DB_PASSWORD.file"
+        "name DB_PASSWORD in services.aistack.services.app.secrets"
+      ];
 
   "a password inside a URL is refused" = refuses (with' {
     app.environment.DATABASE_URL = "postgres://mcp:hunter2@postgres/aidb";
@@ -239,23 +278,31 @@ in
     expected = false;
   };
 
-  "a secret in the Nix store is refused" = refuses {
-    secrets.TOKEN.file = "${builtins.storeDir}/00000000000000000000000000000000-token";
-  } [
-    "services.aistack.secrets.TOKEN.file is"
-    "inside the Nix store"
-    "\"/run/secrets/token\""
-  ];
+  "a secret in the Nix store is refused" =
+    refuses
+      {
+        secrets.TOKEN.file = "${builtins.storeDir}/00000000000000000000000000000000-token";
+      }
+      [
+        "services.aistack.secrets.TOKEN.file is"
+        "inside the Nix store"
+        "\"/run/secrets/token\""
+      ];
 
-  "a secret written as a path literal is refused before it is copied" = refuses {
-    secrets.TOKEN.file = ./assertions.nix;
-  } [
-    "services.aistack.secrets.TOKEN.file is"
-    "path literal"
-  ];
+  "a secret written as a path literal is refused before it is copied" =
+    refuses
+      {
+        secrets.TOKEN.file = ./assertions.nix;
+      }
+      [
+        "services.aistack.secrets.TOKEN.file is"
+        "path literal"
+      ];
 
   "POSTGRES_PASSWORD is required" = {
-    refused = failures (lightModule { services.aistack.enable = true; });
+    refused = failures (lightModule {
+      services.aistack.enable = true;
+    });
     says = [
       "services.aistack.secrets.POSTGRES_PASSWORD.file is not set, but services.aistack.services.postgres needs it"
       "set services.aistack.secrets.POSTGRES_PASSWORD.file = "
@@ -295,42 +342,51 @@ in
     secrets.token.file = "/run/secrets/token";
   } [ "services.aistack.secrets.token: `token` is no key" ];
 
-  "a model whose file name no .env can carry is refused" = refuses {
-    llama-cpp.model = "/models/my model.gguf";
-  } [
-    "services.aistack.llama-cpp.model"
-    "my model.gguf"
-    "Rename the file"
-  ];
+  "a model whose file name no .env can carry is refused" =
+    refuses
+      {
+        llama-cpp.model = "/models/my model.gguf";
+      }
+      [
+        "services.aistack.llama-cpp.model"
+        "my model.gguf"
+        "Rename the file"
+      ];
 
-  "checks that would overtake each other are refused" = refuses (with' {
-    app = {
-      port = 80;
-      health = {
-        kind = "tcp";
-        interval = 5;
-        timeout = 10;
-      };
-    };
-  }) [
-    "services.aistack.services.app.health.timeout (10 s)"
-    "services.aistack.services.app.health.interval (5 s)"
-    "at most the interval"
-  ];
+  "checks that would overtake each other are refused" =
+    refuses
+      (with' {
+        app = {
+          port = 80;
+          health = {
+            kind = "tcp";
+            interval = 5;
+            timeout = 10;
+          };
+        };
+      })
+      [
+        "services.aistack.services.app.health.timeout (10 s)"
+        "services.aistack.services.app.health.interval (5 s)"
+        "at most the interval"
+      ];
 
-  "a start shorter than one check is refused" = refuses (with' {
-    app = {
-      port = 80;
-      health = {
-        kind = "tcp";
-        timeout = 10;
-        startTimeout = 3;
-      };
-    };
-  }) [
-    "services.aistack.services.app.health.startTimeout (3 s)"
-    "Make it longer"
-  ];
+  "a start shorter than one check is refused" =
+    refuses
+      (with' {
+        app = {
+          port = 80;
+          health = {
+            kind = "tcp";
+            timeout = 10;
+            startTimeout = 3;
+          };
+        };
+      })
+      [
+        "services.aistack.services.app.health.startTimeout (3 s)"
+        "Make it longer"
+      ];
 
   "limits above the ceiling are refused" = refuses { ralph.maxIterations.complex = 200; } [
     "services.aistack.ralph.maxIterations.complex (200)"

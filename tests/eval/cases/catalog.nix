@@ -106,13 +106,14 @@ in
       _: service:
       service.user == null
       || lib.hasPrefix "0" service.user
-      || service.hardening != {
-        noNewPrivileges = true;
-        capDrop = [ "all" ];
-        capAdd = [ ];
-        readOnly = true;
-        inherit (service.hardening) tmpfs;
-      }
+      ||
+        service.hardening != {
+          noNewPrivileges = true;
+          capDrop = [ "all" ];
+          capAdd = [ ];
+          readOnly = true;
+          inherit (service.hardening) tmpfs;
+        }
     ) all;
     expected = { };
   };
@@ -207,8 +208,7 @@ in
   };
 
   "NVIDIA's device names are waited for" = {
-    expr =
-      (light { llama-cpp.acceleration = "cuda"; }).systemd.services.podman-aistack-llama-cpp.after;
+    expr = (light { llama-cpp.acceleration = "cuda"; }).systemd.services.podman-aistack-llama-cpp.after;
     expected = [
       "aistack-network.service"
       "nvidia-container-toolkit-cdi-generator.service"
@@ -219,7 +219,9 @@ in
     expr =
       let
         found = services {
-          services = lib.genAttrs [ "postgres" "redis" "qdrant" "llama-cpp" ] (_: { port = 7000; });
+          services = lib.genAttrs [ "postgres" "redis" "qdrant" "llama-cpp" ] (_: {
+            port = 7000;
+          });
         };
       in
       [
@@ -322,9 +324,8 @@ in
 
   "the reference stack runs what is at hand, and nothing from a registry" = {
     expr = lib.filter (ref: !lib.hasPrefix "localhost/" ref) (
-      lib.mapAttrsToList (
-        _: service: service.image.ref
-      ) (builtins.fromJSON rendered.reference.manifest).services
+      lib.mapAttrsToList (_: service: service.image.ref)
+        (builtins.fromJSON rendered.reference.manifest).services
     );
     expected = [ ];
   };

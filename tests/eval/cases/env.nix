@@ -72,9 +72,7 @@ in
   };
 
   "no secret is in it, under any option" = {
-    expr =
-      lib.filter (lib.hasInfix "PASSWORD=")
-        (lib.splitString "\n" rendered.own-container.env);
+    expr = lib.filter (lib.hasInfix "PASSWORD=") (lib.splitString "\n" rendered.own-container.env);
     expected = [ ];
   };
 
@@ -91,17 +89,22 @@ in
   };
 
   "every line is a comment, a key of the grammar with a value of the grammar, or empty" = {
-    expr = lib.filter (
-      line: builtins.match "(#.*|[A-Z][A-Z0-9_]*=[A-Za-z0-9_./:@%+,=-]*)?" line == null
-    ) (lib.splitString "\n" (lib.concatMapStrings (name: rendered.${name}.env) (lib.attrNames rendered)));
+    expr =
+      lib.filter (line: builtins.match "(#.*|[A-Z][A-Z0-9_]*=[A-Za-z0-9_./:@%+,=-]*)?" line == null)
+        (lib.splitString "\n" (lib.concatMapStrings (name: rendered.${name}.env) (lib.attrNames rendered)));
     expected = [ ];
   };
 
   "one option sets both of the plan's names for adaptive limits" = {
-    expr = pick [
-      "RALPH_ADAPTIVE_ITERATIONS"
-      "ADAPTIVE_ITERATION_LIMITS"
-    ] (env { ralph.adaptive = false; });
+    expr =
+      pick
+        [
+          "RALPH_ADAPTIVE_ITERATIONS"
+          "ADAPTIVE_ITERATION_LIMITS"
+        ]
+        (env {
+          ralph.adaptive = false;
+        });
     expected = {
       RALPH_ADAPTIVE_ITERATIONS = "false";
       ADAPTIVE_ITERATION_LIMITS = "false";
@@ -170,10 +173,17 @@ in
     };
 
   "a service of one's own is found by its name and port" = {
-    expr = pick [
-      "NOTES_API_HOST"
-      "NOTES_API_PORT"
-    ] (env { services.notes-api = plain // { port = 9000; }; });
+    expr =
+      pick
+        [
+          "NOTES_API_HOST"
+          "NOTES_API_PORT"
+        ]
+        (env {
+          services.notes-api = plain // {
+            port = 9000;
+          };
+        });
     expected = {
       NOTES_API_HOST = "notes-api";
       NOTES_API_PORT = "9000";
@@ -194,18 +204,21 @@ in
   };
 
   "a service elsewhere is found there" = {
-    expr = pick [
-      "POSTGRES_HOST"
-      "POSTGRES_PORT"
-      "REDIS_HOST"
-      "REDIS_PORT"
-    ] (env {
-      services.postgres.external = {
-        host = "db.example.org";
-        port = 5433;
-      };
-      services.redis.external.host = "10.0.0.7";
-    });
+    expr =
+      pick
+        [
+          "POSTGRES_HOST"
+          "POSTGRES_PORT"
+          "REDIS_HOST"
+          "REDIS_PORT"
+        ]
+        (env {
+          services.postgres.external = {
+            host = "db.example.org";
+            port = 5433;
+          };
+          services.redis.external.host = "10.0.0.7";
+        });
     expected = {
       POSTGRES_HOST = "db.example.org";
       POSTGRES_PORT = "5433";
@@ -220,10 +233,17 @@ in
   };
 
   "a later service's own declaration wins over its reserved port" = {
-    expr = pick [
-      "AIDB_HOST"
-      "AIDB_PORT"
-    ] (env { services.aidb = plain // { port = 9999; }; });
+    expr =
+      pick
+        [
+          "AIDB_HOST"
+          "AIDB_PORT"
+        ]
+        (env {
+          services.aidb = plain // {
+            port = 9999;
+          };
+        });
     expected = {
       AIDB_HOST = "aidb";
       AIDB_PORT = "9999";
@@ -231,17 +251,20 @@ in
   };
 
   "keys of one's own: numbers and booleans are written as such" = {
-    expr = pick [
-      "A"
-      "B"
-      "C"
-    ] (env {
-      environment = {
-        A = 1;
-        B = true;
-        C = "x";
-      };
-    });
+    expr =
+      pick
+        [
+          "A"
+          "B"
+          "C"
+        ]
+        (env {
+          environment = {
+            A = 1;
+            B = true;
+            C = "x";
+          };
+        });
     expected = {
       A = "1";
       B = "true";

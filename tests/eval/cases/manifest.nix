@@ -168,12 +168,13 @@ in
 
   "a service elsewhere has no unit, no container and no image, and keeps its probe" =
     let
-      found = (manifest {
-        services.postgres.external = {
-          host = "db.example.org";
-          port = 5433;
-        };
-      }).services.postgres;
+      found =
+        (manifest {
+          services.postgres.external = {
+            host = "db.example.org";
+            port = 5433;
+          };
+        }).services.postgres;
     in
     {
       expr = {
@@ -206,15 +207,19 @@ in
   "an http probe has a path and no command, an exec probe a command and no port" = {
     expr =
       map
-        (health: {
-          inherit
-            (service {
-              port = 80;
-              inherit health;
-            })
-            probe
-            ;
-        }.probe)
+        (
+          health:
+          {
+            inherit
+              (service {
+                port = 80;
+                inherit health;
+              })
+              probe
+              ;
+          }
+          .probe
+        )
         [
           {
             kind = "http";
@@ -283,14 +288,16 @@ in
   };
 
   "what is switched off is not in the manifest" = {
-    expr = lib.attrNames (manifest {
-      services = {
-        redis.enable = false;
-        app = plain // {
-          wants = [ "redis" ];
-        };
-      };
-    }).services;
+    expr =
+      lib.attrNames
+        (manifest {
+          services = {
+            redis.enable = false;
+            app = plain // {
+              wants = [ "redis" ];
+            };
+          };
+        }).services;
     expected = [
       "app"
       "llama-cpp"
@@ -301,12 +308,14 @@ in
 
   "an archive and a stream are store paths" =
     let
-      package = name: attrs: {
-        type = "derivation";
-        inherit name;
-        outPath = "${builtins.storeDir}/00000000000000000000000000000000-${name}";
-      }
-      // attrs;
+      package =
+        name: attrs:
+        {
+          type = "derivation";
+          inherit name;
+          outPath = "${builtins.storeDir}/00000000000000000000000000000000-${name}";
+        }
+        // attrs;
     in
     {
       expr =
@@ -363,15 +372,11 @@ in
 
   "the file says what the option says" = {
     expr = builtins.fromJSON rendered.reference.manifest;
-    expected = builtins.fromJSON (
-      builtins.toJSON exampleConfigs.reference.services.aistack.manifest
-    );
+    expected = builtins.fromJSON (builtins.toJSON exampleConfigs.reference.services.aistack.manifest);
   };
 
   "every example is accepted" = {
-    expr = lib.filterAttrs (_: messages: messages != [ ]) (
-      lib.mapAttrs (_: failures) exampleConfigs
-    );
+    expr = lib.filterAttrs (_: messages: messages != [ ]) (lib.mapAttrs (_: failures) exampleConfigs);
     expected = { };
   };
 

@@ -1,5 +1,10 @@
 # The module on a machine of the NixOS test framework.
-{ testMachine, root, lines, ... }:
+{
+  testMachine,
+  root,
+  lines,
+  ...
+}:
 let
   test = testMachine (root + "/examples/minimal.nix");
   inherit (test.nodes) machine;

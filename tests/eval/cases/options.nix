@@ -10,11 +10,14 @@ let
   );
   visible = lib.filter (option: option.visible && !option.internal) options;
   names = map (option: option.name);
-  text = option: if lib.isString option.description then option.description else option.description.text or "";
+  text =
+    option:
+    if lib.isString option.description then option.description else option.description.text or "";
 
   # What needs no example, because it can only be switched on or is made of options.
   speaksForItself =
-    option: lib.hasSuffix ".enable" option.name || option.readOnly || lib.hasSuffix ".package" option.name;
+    option:
+    lib.hasSuffix ".enable" option.name || option.readOnly || lib.hasSuffix ".package" option.name;
 in
 {
   "there are options" = {
@@ -24,7 +27,10 @@ in
   "every option has a description that ends with a period" = {
     expr = names (
       lib.filter (
-        option: !lib.hasSuffix "." (lib.removeSuffix "\n" (text option)) && !lib.hasSuffix ".enable" option.name && !lib.hasSuffix ".package" option.name
+        option:
+        !lib.hasSuffix "." (lib.removeSuffix "\n" (text option))
+        && !lib.hasSuffix ".enable" option.name
+        && !lib.hasSuffix ".package" option.name
       ) options
     );
     expected = [ ];
@@ -37,8 +43,7 @@ in
     # A default that cannot be shown has a text instead.
     expr = names (
       lib.filter (
-        option:
-        option ? default && !(builtins.tryEval (builtins.deepSeq option.default true)).success
+        option: option ? default && !(builtins.tryEval (builtins.deepSeq option.default true)).success
       ) options
     );
     expected = [ ];

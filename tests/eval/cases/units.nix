@@ -250,16 +250,25 @@ in
   "no unit may start or stop for ever" = {
     expr = lib.filter (
       name:
-      lib.any (value: lib.elem value [
-        "0"
-        "infinity"
-      ]) (lib.concatMap (key: lines key own.${name}.text) [
-        "TimeoutStartSec"
-        "TimeoutStopSec"
-        "TimeoutSec"
-      ])
+      lib.any
+        (
+          value:
+          lib.elem value [
+            "0"
+            "infinity"
+          ]
+        )
+        (
+          lib.concatMap (key: lines key own.${name}.text) [
+            "TimeoutStartSec"
+            "TimeoutStopSec"
+            "TimeoutSec"
+          ]
+        )
       || (
-        lib.hasSuffix ".service" name && lib.hasInfix "Type=oneshot" own.${name}.text && lines "TimeoutStartSec" own.${name}.text == [ ]
+        lib.hasSuffix ".service" name
+        && lib.hasInfix "Type=oneshot" own.${name}.text
+        && lines "TimeoutStartSec" own.${name}.text == [ ]
       )
     ) (lib.attrNames own);
     expected = [ ];
@@ -574,13 +583,21 @@ in
     expr = lib.length (
       lib.unique (
         map trigger [
-            { services.app = app; }
-            { services.app = app // { image = "registry.example.org/plain:1.1"; }; }
-            { services.app = app // { environment.LOG_LEVEL = "debug"; }; }
-            {
-              services.app = app;
+          { services.app = app; }
+          {
+            services.app = app // {
+              image = "registry.example.org/plain:1.1";
+            };
+          }
+          {
+            services.app = app // {
               environment.LOG_LEVEL = "debug";
-            }
+            };
+          }
+          {
+            services.app = app;
+            environment.LOG_LEVEL = "debug";
+          }
         ]
       )
     );
@@ -591,13 +608,21 @@ in
     expr = lib.length (
       lib.unique (
         map trigger [
-          { services.app = app // { stackEnvironment = false; }; }
           {
-            services.app = app // { stackEnvironment = false; };
+            services.app = app // {
+              stackEnvironment = false;
+            };
+          }
+          {
+            services.app = app // {
+              stackEnvironment = false;
+            };
             environment.LOG_LEVEL = "debug";
           }
           {
-            services.app = app // { stackEnvironment = false; };
+            services.app = app // {
+              stackEnvironment = false;
+            };
             services.other = app;
             rollback.retain = 2;
           }
