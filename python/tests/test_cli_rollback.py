@@ -168,7 +168,7 @@ def test_a_release_that_does_not_start_is_down(app: fakehost.FakeHost) -> None:
     assert answer.code == 8
     assert answer.out == ""
     assert "DOWN" in answer.err
-    assert f"Job for {UNIT} failed." in answer.err
+    assert "release 2 (registry.example/app:2, image 000000000000) does not serve: as arranged" in answer.err
     assert "aistack status app" in answer.err
     assert any(call == f"systemctl start {ROLLBACK_UNIT}" for call in app.calls())
     document = app.run("rollback", "app", "--to", "1", "--yes", "--json").json
@@ -192,6 +192,16 @@ def test_a_start_that_chose_another_release_is_not_called_a_success(app: fakehos
     answer = app.run("rollback", "app", "--to", "1", "--yes")
     assert answer.code == 7
     assert "release 2" in answer.err
+
+
+def test_systemctl_is_quoted_where_nothing_else_knows_why(app: fakehost.FakeHost) -> None:
+    app.when("restart", UNIT, service="app", active="inactive", release=2, code=1)
+    app.verdict("app")
+    (app.root / "after" / "restart" / UNIT / "verdict.json").write_text("{}")
+    answer = app.run("rollback", "app", "--yes")
+    assert answer.code == 8
+    assert f"Job for {UNIT} failed." in answer.err
+    assert answer.err.splitlines()[-1].startswith("aistack: app: DOWN: ")
 
 
 def test_a_release_that_runs_and_does_not_answer_is_down(host: fakehost.FakeHost) -> None:

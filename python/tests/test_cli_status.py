@@ -157,12 +157,15 @@ def test_a_unit_systemd_does_not_know_is_down(host: fakehost.FakeHost) -> None:
 
 def test_a_rollback_under_way_is_shown(host: fakehost.FakeHost) -> None:
     pair(host)
+    host.release("db", 1, "good")
+    host.release("db", 2, "bad", reason="never ready")
     host.unit("db", "failed")
     host.rollback_unit("db", "activating")
     answer = host.run("status", "db")
     assert answer.code == 3
     assert "rolling back" in answer.out
     assert "journalctl -f -u aistack-rollback@db.service" in answer.out
+    assert "db: release 1 is what the next start runs, not the declared 2 (bad: never ready)" in answer.out
 
 
 def test_a_rolled_back_service_serves_and_says_what_is_not_running(host: fakehost.FakeHost) -> None:

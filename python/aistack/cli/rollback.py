@@ -13,6 +13,7 @@ from aistack.errors import ExitCode, UsageError
 from aistack.hooks import rollback, runtime
 from aistack.hooks.errors import HookError
 from aistack.hooks.manifest import load
+from aistack.hooks.releases import BAD
 
 if TYPE_CHECKING:
     from aistack.hooks.manifest import Manifest, Service
@@ -150,17 +151,27 @@ def _go(manifest: Manifest, service: Service, store: Store, target: Release) -> 
     if serves is not None and serves.id != target.id:
         return Result(
             code=ExitCode.ROLLED_BACK,
-            message=f"{target} did not start ({outcome.reason}); {serves} serves instead",
+            message=f"{target} did not start ({_why(manifest, store, target, outcome)}); {serves} serves",
             serves=serves,
             seconds=outcome.seconds,
             hint=f"aistack releases {service.name} --log {target.id}",
         )
     return Result(
         code=ExitCode.DOWN,
-        message=f"DOWN: {target} does not serve: {outcome.reason}",
+        message=f"DOWN: {target} does not serve: {_why(manifest, store, target, outcome)}",
         seconds=outcome.seconds,
         hint=f"aistack status {service.name}",
     )
+
+
+def _why(manifest: Manifest, store: Store, target: Release, outcome: rollback.Outcome) -> str:
+    """Say why a release does not serve: what the journal or the verdict knows beats what systemctl says."""
+    recorded = store.get(target.service, target.id)
+    if recorded is not None and recorded.state == BAD and recorded.reason:
+        return recorded.reason
+    verdict = runtime.read_verdict(manifest, target.service)
+    found = verdict.get("reason") if verdict.get("phase") in {runtime.PREFLIGHT, runtime.NOT_READY} else None
+    return str(found) if found else outcome.reason
 
 
 def _after_automatic_rollback(manifest: Manifest, service: Service, store: Store) -> Release | None:

@@ -353,8 +353,9 @@ def _show_details(row: Row) -> None:
     """Print what the table has no room for: why, and what to do."""
     if row.off_course and row.release is not None and row.declared is not None:
         why = f": {row.declared.reason}" if row.declared.reason else ""
+        runs = "runs" if row.state == READY else "is what the next start runs"
         output.line(
-            f"{row.service}: release {row.release.id} runs, not the declared {row.declared.id} "
+            f"{row.service}: release {row.release.id} {runs}, not the declared {row.declared.id} "
             f"({row.declared.state}{why})"
         )
         output.indented(f"next: aistack releases {row.service} --log {row.declared.id}", 2)
