@@ -29,5 +29,7 @@ def printable(text: str, limit: int = 400) -> str:
 
     Whatever comes from a server, a file or a command line passes here before it reaches a terminal or the journal.
     """
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text.strip())
+    line = text.strip()
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
     return line if len(line) <= limit else line[: limit - 1] + "…"

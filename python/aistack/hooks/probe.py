@@ -1,7 +1,8 @@
 """Asking a service, in its own protocol, whether it is ready.
 
 One definition of readiness for preflight, for the wait after a start and for health. An answer is a `Result`: ready, or
-the layer that failed. Nothing here raises for what a server does; nothing waits longer than the probe's own timeout.
+the layer that failed. Nothing here raises for what a server does; nothing waits longer than the probe's own timeout,
+however slowly a server talks, and nothing is kept of an answer beyond `_LARGEST_ANSWER`.
 
 Protocols: PostgreSQL frontend/backend protocol 3.0 with SCRAM-SHA-256 (RFC 5802, RFC 7677), RESP for Redis, HTTP/1.x.
 """
@@ -12,6 +13,7 @@ import errno
 import os
 import socket
 import struct
+import time
 
 from aistack.hooks.errors import printable
 
@@ -33,7 +35,9 @@ AUTH_REFUSED = "authentication refused"
 PERMANENT = frozenset({WRONG_PROTOCOL, AUTH_REFUSED})
 
 _DNS_TIMEOUT = 1.0  # seconds; aardvark-dns answers in under a millisecond, or is not there
-_LARGEST_ANSWER = 65536  # bytes of an HTTP answer that are read and searched
+_LARGEST_ANSWER = 65536  # bytes of an answer that are read and searched
+_LONGEST_LABEL = 63  # bytes between two dots of a name (RFC 1035, 2.3.4)
+_NXDOMAIN = 3  # response code of a name server: there is no such name (RFC 1035, 4.1.1)
 
 
 class Result:
@@ -43,7 +47,7 @@ class Result:
 
     def __init__(self, kind: str, detail: str, address: str = "", *, permanent: bool | None = None) -> None:
         self.kind = kind
-        self.detail = detail
+        self.detail = printable(detail)
         self.address = address
         self.permanent = kind in PERMANENT if permanent is None else permanent
 
@@ -68,19 +72,37 @@ def resolve(name: str, server: str, port: int = 53) -> list[str]:
     The host's own resolver does not know container names, so aardvark-dns is asked directly, for `<name>.dns.podman`:
     it answers a definite NXDOMAIN there, while it would forward a bare unknown name upstream.
 
-    Returns an empty list for a name it does not know. Raises OSError when no server answers within a second.
+    Returns an empty list for a name it does not know. Raises TimeoutError when no server answers within a second,
+    another OSError when there is none or its answer is of no use.
     """
-    labels = b"".join(bytes([len(part)]) + part.encode() for part in [*name.split("."), "dns", "podman"])
+    parts = [part.encode() for part in [*name.split("."), "dns", "podman"]]
+    if not all(0 < len(part) <= _LONGEST_LABEL for part in parts):
+        return []
+    labels = b"".join(bytes([len(part)]) + part for part in parts)
     ident = os.urandom(2)
     question = ident + struct.pack(">HHHHH", 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack(">HH", 1, 1)
+    deadline = time.monotonic() + _DNS_TIMEOUT
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-        udp.settimeout(_DNS_TIMEOUT)
         udp.connect((server, port))
         udp.send(question)
-        answer = udp.recv(4096)
-    if answer[:2] != ident or len(answer) < 12:
-        raise OSError(errno.EPROTO, "an answer that does not belong to the question")
+        answer = b""
+        # A packet that belongs to no question of ours (a late answer, a forged one) is no reason to give up.
+        while len(answer) < 12 or answer[:2] != ident or not answer[2] & 0x80:
+            udp.settimeout(_left(deadline))
+            answer = udp.recv(4096)
+    code = answer[3] & 0x0F
+    if code == _NXDOMAIN:
+        return []
+    if code != 0:
+        raise OSError(errno.EPROTO, f"it answered with error code {code}")
     return _addresses(answer)
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
 
 
 def _addresses(answer: bytes) -> list[str]:
@@ -93,10 +115,10 @@ def _addresses(answer: bytes) -> list[str]:
             kind, _, _, length = struct.unpack(">HHIH", answer[at : at + 10])
             at += 10
             if kind == 1 and length == 4:
-                found.append(socket.inet_ntoa(answer[at : at + 4]))
+                found.append(".".join(str(byte) for byte in struct.unpack(">4B", answer[at : at + 4])))
             at += length
     except (IndexError, struct.error):
-        raise OSError(errno.EPROTO, "a cut-off answer") from None
+        raise OSError(errno.EPROTO, "its answer is cut off") from None
     return list(dict.fromkeys(found))
 
 
@@ -113,16 +135,18 @@ def _skip_name(answer: bytes, at: int) -> int:
 def addresses(manifest: Manifest, service: Service) -> tuple[list[str], Result | None]:
     """Where `service` can be reached from the host: its addresses, or the result that says why there is none."""
     if service.external_host is not None:
-        return _external_addresses(service.external_host)
+        return _external_addresses(service.external_host, service.probe.timeout if service.probe else _DNS_TIMEOUT)
     server = manifest.gateway
     try:
         found = resolve(service.name, server)
     except TimeoutError:
         return [], Result(TIMED_OUT, f"the network's name server {server}:53 did not answer", f"{server}:53")
     except OSError as error:
-        why = (
-            f"network {manifest.network} has no name server at {server}:53 ({error.strerror}): no container runs on it"
-        )
+        if error.errno == errno.EPROTO:
+            why = f"the network's name server {server}:53 is of no use: {error.strerror}"
+        else:
+            why = f"network {manifest.network} has no name server at {server}:53 ({error.strerror}): "
+            why += "no container runs on it"
         return [], Result(NAME_UNKNOWN, why, service.name)
     if not found:
         why = f"{service.name} is not registered on network {manifest.network} (asked {server}:53)"
@@ -130,16 +154,36 @@ def addresses(manifest: Manifest, service: Service) -> tuple[list[str], Result |
     return found, None
 
 
-def _external_addresses(host: str) -> tuple[list[str], Result | None]:
-    try:
-        infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:
-        transient = error.errno == socket.EAI_AGAIN
-        why = f"this host cannot resolve {host}: {error.strerror}"
-        return [], Result(NAME_UNKNOWN, why, host, permanent=not transient)
-    except (OSError, UnicodeError) as error:
-        return [], Result(NAME_UNKNOWN, f"this host cannot resolve {host}: {error}", host, permanent=True)
-    return list(dict.fromkeys(str(info[4][0]) for info in infos)), None
+def _external_addresses(host: str, timeout: float) -> tuple[list[str], Result | None]:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, host)
+        except (OSError, ValueError):
+            continue
+        return [host], None
+    import threading
+
+    answers: list[list[str] | OSError | UnicodeError] = []
+
+    def look() -> None:
+        try:
+            infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            answers.append(list(dict.fromkeys(str(info[4][0]) for info in infos)))
+        except (OSError, UnicodeError) as error:
+            answers.append(error)
+
+    # The C library's resolver knows no deadline but its own, which is far longer than a probe's.
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    answer = answers[0] if answers else TimeoutError()
+    if isinstance(answer, list):
+        return answer, None
+    if isinstance(answer, TimeoutError):
+        return [], Result(TIMED_OUT, f"this host's resolver did not find {host} within {timeout:g} s", host)
+    transient = isinstance(answer, socket.gaierror) and answer.errno == socket.EAI_AGAIN
+    said = answer.strerror if isinstance(answer, OSError) else str(answer)
+    return [], Result(NAME_UNKNOWN, f"this host cannot resolve {host}: {said}", host, permanent=not transient)
 
 
 def ask(manifest: Manifest, service: Service, password: str | None) -> Result:
@@ -158,26 +202,27 @@ def ask(manifest: Manifest, service: Service, password: str | None) -> Result:
     port = probe.port or service.external_port or service.port or 0
     result = Result(NAME_UNKNOWN, "no address")
     for address in found:
-        result = ask_address(address, port, probe, service.name, password)
+        result = ask_address(address, port, probe, service.external_host or service.name, password)
         if result.ok:
             break
     return result
 
 
-def ask_address(address: str, port: int, probe: Probe, name: str, password: str | None = None) -> Result:
-    """Probe one address once. Bounded by the probe's timeout for each send and receive."""
+def ask_address(address: str, port: int, probe: Probe, host: str, password: str | None = None) -> Result:
+    """Probe one address once, as `host`. Bounded by the probe's timeout, from connecting to the end of the answer."""
     where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    deadline = time.monotonic() + probe.timeout
     try:
-        with socket.create_connection((address, port), probe.timeout) as link:
-            link.settimeout(probe.timeout)
+        with socket.create_connection((address, port), probe.timeout) as connection:
+            link = _Link(connection, deadline)
             if probe.kind == "http":
-                detail = _http(link, probe, name)
+                detail = _http(link, probe, host)
             elif probe.kind == "postgres":
                 detail = _postgres(link, probe, password)
             elif probe.kind == "redis":
-                detail = _redis(link, password)
+                detail = _redis(link, probe, password)
             else:
-                detail = "accepts connections"
+                detail = _tcp(link, probe)
         return Result(READY, detail, where)
     except _Failure as failure:
         return Result(failure.kind, str(failure), where, permanent=failure.permanent)
@@ -193,112 +238,179 @@ def ask_address(address: str, port: int, probe: Probe, name: str, password: str 
 
 
 def _ask_exec(service: Service, probe: Probe) -> Result:
-    import subprocess
-
-    command = ["podman", "exec", service.container, *probe.command]
+    what = " ".join(probe.command)
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=probe.timeout,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return Result(TIMED_OUT, f"{' '.join(probe.command)} took more than {probe.timeout:g} s", service.container)
+        code, output = _run(["podman", "exec", service.container, *probe.command], probe.timeout)
+    except TimeoutError:
+        return Result(TIMED_OUT, f"{what} took more than {probe.timeout:g} s", service.container)
     except OSError as error:
         return Result(NOT_READY, f"cannot run podman: {error.strerror}", service.container)
-    if done.returncode == 0:
-        return Result(READY, f"{' '.join(probe.command)} succeeded", service.container)
-    said = printable(done.stdout.decode(errors="replace"), 200)
-    return Result(NOT_READY, f"{' '.join(probe.command)} returned {done.returncode}: {said}", service.container)
+    said = printable(output.decode(errors="replace"), 200)
+    if code != 0:
+        return Result(NOT_READY, f"{what} returned {code}: {said}", service.container)
+    if probe.expect is not None and probe.expect.encode() not in output:
+        return Result(
+            NOT_READY, f"{what} succeeded without {probe.expect!r} in what it said: {said}", service.container
+        )
+    return Result(READY, f"{what} succeeded", service.container)
 
 
-class _Reader:
-    """Exact reads from a socket, with what a closed connection means said once."""
+def _run(command: list[str], timeout: float) -> tuple[int, bytes]:
+    """Exit code and output of a command that may say more than fits in memory. Raises TimeoutError, OSError."""
+    import select
+    import subprocess
 
-    def __init__(self, link: socket.socket) -> None:
-        self.link = link
+    deadline = time.monotonic() + timeout
+    output = b""
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
+    ) as process:
+        try:
+            while process.stdout is not None and select.select([process.stdout], [], [], _left(deadline))[0]:
+                data = process.stdout.read(_LARGEST_ANSWER)
+                if not data:
+                    break
+                output = (output + data)[:_LARGEST_ANSWER]
+            return process.wait(_left(deadline)), output
+        except subprocess.TimeoutExpired:
+            raise TimeoutError from None
+        finally:
+            process.kill()
+
+
+class _Link:
+    """A connection with one deadline for everything that is said on it, and exact reads."""
+
+    def __init__(self, connection: socket.socket, deadline: float) -> None:
+        self.connection = connection
+        self.deadline = deadline
         self.buffer = b""
 
+    def send(self, data: bytes) -> None:
+        self.connection.settimeout(_left(self.deadline))
+        self.connection.sendall(data)
+
     def more(self) -> bool:
-        data = self.link.recv(4096)
+        self.connection.settimeout(_left(self.deadline))
+        data = self.connection.recv(16384)
         self.buffer += data
         return bool(data)
 
     def exactly(self, count: int) -> bytes:
         while len(self.buffer) < count:
             if not self.more():
-                raise _Failure(NOT_READY, "closed the connection before it had answered")
+                raise _closed()
         data, self.buffer = self.buffer[:count], self.buffer[count:]
         return data
 
     def line(self) -> bytes:
-        while b"\r\n" not in self.buffer and len(self.buffer) < 4096:
+        while b"\r\n" not in self.buffer and len(self.buffer) < _LARGEST_ANSWER:
             if not self.more():
-                raise _Failure(NOT_READY, "closed the connection before it had answered")
+                raise _closed()
         line, _, self.buffer = self.buffer.partition(b"\r\n")
         return line
+
+
+def _closed() -> _Failure:
+    return _Failure(NOT_READY, "closed the connection before it had answered")
 
 
 def _not_in(protocol: str, data: bytes) -> _Failure:
     return _Failure(WRONG_PROTOCOL, f"does not speak {protocol}: answered {printable(repr(data[:40]), 80)}")
 
 
+# --- TCP -------------------------------------------------------------------------------------------------------------
+
+
+def _tcp(link: _Link, probe: Probe) -> str:
+    if probe.expect is None:
+        return "accepts connections"
+    wanted = probe.expect.encode()
+    while wanted not in link.buffer:
+        if len(link.buffer) >= _LARGEST_ANSWER or not link.more():
+            raise _Failure(NOT_READY, f"said nothing with {probe.expect!r} in it: {_text(link.buffer)}")
+    return f"said {probe.expect!r}"
+
+
+def _text(data: bytes) -> str:
+    return printable(data[:200].decode(errors="replace"), 120)
+
+
 # --- HTTP ------------------------------------------------------------------------------------------------------------
 
 
-def _http(link: socket.socket, probe: Probe, name: str) -> str:
+def _http(link: _Link, probe: Probe, host: str) -> str:
     path = probe.path or "/"
-    request = (
-        f"GET {path} HTTP/1.0\r\nHost: {name}\r\nUser-Agent: aistack-probe\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+    link.send(
+        f"GET {path} HTTP/1.0\r\nHost: {host}\r\nUser-Agent: aistack-probe\r\nAccept: */*\r\n"
+        "Connection: close\r\n\r\n".encode()
     )
-    link.sendall(request.encode())
-    answer = b""
-    while len(answer) < _LARGEST_ANSWER:
-        data = link.recv(16384)
-        if not data:
-            break
-        answer += data
-        if answer[:5] != b"HTTP/"[: len(answer[:5])]:
-            raise _not_in("HTTP", answer)
-        if probe.expect is None and b"\r\n" in answer:
-            break
-    if not answer:
-        raise _Failure(NOT_READY, "closed the connection before it had answered")
-    words = answer.split(b"\r\n", 1)[0].split(None, 2)
-    if len(words) < 2 or not words[1].isdigit():
-        raise _not_in("HTTP", answer)
-    status = int(words[1])
-    body = answer.partition(b"\r\n\r\n")[2]
+    expect = probe.expect.encode() if probe.expect is not None else None
+    try:
+        while not _http_suffices(link.buffer, expect) and link.more():
+            if not b"HTTP/".startswith(link.buffer[:5]):
+                raise _not_in("HTTP", link.buffer)
+    except TimeoutError:
+        if b"\n" not in link.buffer:
+            raise  # else the status is known, and only the rest is slow
+    if b"\n" not in link.buffer and len(link.buffer) < _LARGEST_ANSWER:
+        raise _closed()
+    status, body = _http_status(link.buffer), _http_body(link.buffer)
+    said = f": {_text(body)}" if body else ""
+    if status == 0:
+        raise _not_in("HTTP", link.buffer)
     if status in (401, 403):
-        raise _Failure(AUTH_REFUSED, f"GET {path} answered {status}")
-    if not 200 <= status < 400:
-        said = printable(body[:200].decode(errors="replace"), 120)
-        raise _Failure(NOT_READY, f"GET {path} answered {status}{': ' + said if said else ''}")
-    if probe.expect is not None and probe.expect.encode() not in body:
-        said = printable(body[:200].decode(errors="replace"), 120)
-        raise _Failure(NOT_READY, f"GET {path} answered {status} without {probe.expect!r} in it: {said}")
+        raise _Failure(AUTH_REFUSED, f"GET {path} answered {status}{said}")
+    if not 200 <= status < 300:
+        raise _Failure(NOT_READY, f"GET {path} answered {status}{said}")
+    if expect is not None and expect not in body:
+        raise _Failure(NOT_READY, f"GET {path} answered {status} without {probe.expect!r} in it{said}")
     return f"GET {path} answered {status}"
+
+
+def _http_suffices(answer: bytes, expect: bytes | None) -> bool:
+    """Whether the rest of an answer can change nothing any more."""
+    if len(answer) >= _LARGEST_ANSWER:
+        return True
+    if b"\n" not in answer:
+        return False
+    body = _http_body(answer)
+    # Of an error the body is worth waiting for: it often says what is missing.
+    if 200 <= _http_status(answer) < 300 and (expect is None or expect in body):
+        return True
+    head = answer[: len(answer) - len(body)].lower()
+    length = head.partition(b"\ncontent-length:")[2].partition(b"\n")[0].strip()
+    return length.isdigit() and len(length) < 10 and len(body) >= int(length)
+
+
+def _http_status(answer: bytes) -> int:
+    """The status of an answer, 0 if it has none (RFC 9112, section 4)."""
+    words = answer.partition(b"\n")[0].split(None, 2)
+    return int(words[1]) if len(words) > 1 and len(words[1]) == 3 and words[1].isdigit() else 0
+
+
+def _http_body(answer: bytes) -> bytes:
+    for blank in (b"\r\n\r\n", b"\n\n"):
+        _, found, body = answer.partition(blank)
+        if found:
+            return body
+    return b""
 
 
 # --- Redis -----------------------------------------------------------------------------------------------------------
 
 
-def _redis(link: socket.socket, password: str | None) -> str:
-    reader = _Reader(link)
-
+def _redis(link: _Link, probe: Probe, password: str | None) -> str:
     def call(*words: str) -> bytes:
         parts = b"".join(b"$%d\r\n%s\r\n" % (len(w.encode()), w.encode()) for w in words)
-        link.sendall(b"*%d\r\n" % len(words) + parts)
-        answer = reader.line()
+        link.send(b"*%d\r\n" % len(words) + parts)
+        answer = link.line()
         if answer[:1] not in (b"+", b"-"):
             raise _not_in("Redis", answer)
         return answer
 
     if password is not None:
-        answer = call("AUTH", password)
+        answer = call("AUTH", probe.user, password) if probe.user else call("AUTH", password)
         # A server without a password refuses AUTH; it is as ready as one that has it.
         if answer.startswith(b"-") and not answer.startswith(b"-ERR"):
             raise _redis_error(answer)
@@ -322,24 +434,27 @@ def _redis_error(answer: bytes) -> _Failure:
 _LOGIN_REFUSED = ("28P01", "28000")
 
 
-def _postgres(link: socket.socket, probe: Probe, password: str | None) -> str:
-    reader = _Reader(link)
+def _postgres(link: _Link, probe: Probe, password: str | None) -> str:
     user = probe.user or "postgres"
     pairs = {"user": user, "database": probe.database or user, "application_name": "aistack-probe"}
     body = struct.pack(">I", 196608) + b"".join(f"{k}\0{v}\0".encode() for k, v in pairs.items()) + b"\0"
-    link.sendall(struct.pack(">I", len(body) + 4) + body)
+    link.send(struct.pack(">I", len(body) + 4) + body)
     scram: _Scram | None = None
     while True:
-        kind, data = _postgres_message(reader)
+        kind, data = _postgres_message(link)
         if kind == b"E":
             raise _postgres_error(data)
         if kind == b"Z":
-            link.sendall(b"X\0\0\0\4")
+            link.send(b"X\0\0\0\4")
             return f"accepted a login of {user}"
         if kind != b"R":
             continue
+        if len(data) < 4:
+            raise _not_in("PostgreSQL", kind + data)
         method = struct.unpack(">I", data[:4])[0]
         if method == 0:
+            if scram is not None and not scram.verified:
+                raise _unproven()
             continue
         if password is None and method in (3, 5, 10):
             return "accepts logins (asks for a password, and the probe names none)"
@@ -361,23 +476,23 @@ def _postgres(link: socket.socket, probe: Probe, password: str | None) -> str:
             raise _Failure(AUTH_REFUSED, f"asks for login method {method}, which this probe does not know")
 
 
-def _postgres_message(reader: _Reader) -> tuple[bytes, bytes]:
-    kind = reader.exactly(1)
+def _postgres_message(link: _Link) -> tuple[bytes, bytes]:
+    kind = link.exactly(1)
     if kind not in b"RESKZN":
-        raise _not_in("PostgreSQL", kind + reader.buffer)
-    length = struct.unpack(">I", reader.exactly(4))[0]
-    if not 4 <= length <= 65536:
-        raise _not_in("PostgreSQL", kind + reader.buffer)
-    return kind, reader.exactly(length - 4)
+        raise _not_in("PostgreSQL", kind + link.buffer)
+    length = struct.unpack(">I", link.exactly(4))[0]
+    if not 4 <= length <= _LARGEST_ANSWER:
+        raise _not_in("PostgreSQL", kind + struct.pack(">I", length) + link.buffer)
+    return kind, link.exactly(length - 4)
 
 
-def _postgres_send(link: socket.socket, data: bytes) -> None:
-    link.sendall(b"p" + struct.pack(">I", len(data) + 4) + data)
+def _postgres_send(link: _Link, data: bytes) -> None:
+    link.send(b"p" + struct.pack(">I", len(data) + 4) + data)
 
 
 def _postgres_error(data: bytes) -> _Failure:
     fields = {part[:1]: part[1:].decode(errors="replace") for part in data.split(b"\0") if part}
-    code, said = fields.get(b"C", ""), printable(fields.get(b"M", ""), 160)
+    code, said = printable(fields.get(b"C", ""), 20), printable(fields.get(b"M", ""), 160)
     kind = AUTH_REFUSED if code in _LOGIN_REFUSED else NOT_READY
     return _Failure(kind, f"{said} (SQLSTATE {code})")
 
@@ -395,7 +510,13 @@ class _Scram:
     def __init__(self, password: str) -> None:
         from binascii import b2a_base64
 
+        if not password.isascii():
+            from unicodedata import normalize
+
+            # What SASLprep (RFC 4013) does to every letter somebody may have typed in a password.
+            password = normalize("NFKC", password)
         self.password = password.encode()
+        self.verified = False
         self.nonce = b2a_base64(os.urandom(18), newline=False)
         self.bare = b"n=,r=" + self.nonce
         self.signature = b""
@@ -430,5 +551,14 @@ class _Scram:
         import hmac
         from binascii import a2b_base64
 
-        if not hmac.compare_digest(a2b_base64(server.partition(b"v=")[2]), self.signature):
-            raise _Failure(AUTH_REFUSED, "could not prove that it knows the password: another server on this address?")
+        try:
+            signature = a2b_base64(server.partition(b"v=")[2])
+        except ValueError:
+            raise _not_in("PostgreSQL", server) from None
+        if not hmac.compare_digest(signature, self.signature):
+            raise _unproven()
+        self.verified = True
+
+
+def _unproven() -> _Failure:
+    return _Failure(AUTH_REFUSED, "could not prove that it knows the password: another server on this address?")
