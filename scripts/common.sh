@@ -16,7 +16,8 @@ if [ -z "${AISTACK_CACHE:-}" ]; then
 fi
 export AISTACK_CACHE
 
-# What a guest is made with; the first column of `make demo`'s announcement.
+# What a guest is made with.
+# shellcheck disable=SC2034
 GUEST_PACKAGES=(mmdebstrap systemd-container iproute2 kmod python3 python3-pip ca-certificates)
 
 say() { printf '%s\n' "$*"; }

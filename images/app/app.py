@@ -85,13 +85,9 @@ def check_redis() -> None:
 def call(prefix: str, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
     """Send JSON to the service whose keys start with `prefix`; return the decoded answer."""
     env = os.environ
-    connection = HTTPConnection(
-        env[f"{prefix}_HOST"], int(env[f"{prefix}_PORT"]), timeout=TIMEOUT
-    )
+    connection = HTTPConnection(env[f"{prefix}_HOST"], int(env[f"{prefix}_PORT"]), timeout=TIMEOUT)
     try:
-        connection.request(
-            method, path, json.dumps(body) if body else None, {"Content-Type": "application/json"}
-        )
+        connection.request(method, path, json.dumps(body) if body else None, {"Content-Type": "application/json"})
         response = connection.getresponse()
         data = response.read()
     finally:
@@ -111,9 +107,7 @@ def check_llama_cpp() -> None:
 def check_qdrant() -> None:
     """Store two vectors in a collection of our own and find the nearer one."""
     name = f"app-{secrets.token_hex(8)}"
-    call(
-        "QDRANT", "PUT", f"/collections/{name}", {"vectors": {"size": 2, "distance": "Cosine"}}
-    )
+    call("QDRANT", "PUT", f"/collections/{name}", {"vectors": {"size": 2, "distance": "Cosine"}})
     try:
         points = [{"id": 1, "vector": [1.0, 0.0]}, {"id": 2, "vector": [0.0, 1.0]}]
         call("QDRANT", "PUT", f"/collections/{name}/points?wait=true", {"points": points})
@@ -158,7 +152,7 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         """Answer /health and /ready."""
         if self.path == "/health":
             self._send(200, {"status": "ok"})

@@ -116,8 +116,6 @@ class Entry:
 def remove(path: Path) -> None:
     """Remove a folder that may not be there; refuse anything outside the cache."""
     if paths.cache().resolve() not in path.resolve().parents:
-        raise GuestError(
-            f"refusing to remove {path}", why=f"it is not inside the cache {paths.cache()}"
-        )
+        raise GuestError(f"refusing to remove {path}", why=f"it is not inside the cache {paths.cache()}")
     if path.is_dir():
         shutil.rmtree(path)

@@ -104,16 +104,12 @@ def break_and_heal(machine: Machine, progress: Progress) -> None:
     """Give the app a release that cannot start, and wait until the good one serves again."""
     progress.say("Now a bad release: app's new image ends at once, because a module is missing in it.\n")
     with progress.step("waiting until the running release has proved itself (10 s after its start)"):
-        machine.wait_until_succeeds(
-            "aistack releases app --json | grep -q '\"good\"'", timeout=60
-        )
+        machine.wait_until_succeeds("aistack releases app --json | grep -q '\"good\"'", timeout=60)
     app = images.reference("app")
     machine.succeed(f"podman image exists {GOOD} || podman tag {app} {GOOD}")
     text = BROKEN.format(stamp=time.time_ns())
     with progress.step(f"building the bad release as {app}"):
-        machine.succeed(
-            f"podman build --quiet --network=none --pull=never --tag {app} - <<'END'\n{text}END\n"
-        )
+        machine.succeed(f"podman build --quiet --network=none --pull=never --tag {app} - <<'END'\n{text}END\n")
     before = time.monotonic()
     with progress.step("systemctl restart podman-aistack-app: it is tried, and given up"):
         machine.execute("systemctl restart podman-aistack-app", timeout=120)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import uuid
 from dataclasses import dataclass, field
@@ -108,9 +107,7 @@ class Guest:
         if self.running:
             return
         if not self.usable:
-            raise GuestError(
-                f"guest {self.name} cannot be started", why="its files are not complete"
-            )
+            raise GuestError(f"guest {self.name} cannot be started", why="its files are not complete")
         mounts = Mounts(
             lower=self.root,
             upper=self.upper,
@@ -159,5 +156,5 @@ class Guest:
 def known() -> list[Guest]:
     """Return every guest whose files are there."""
     folder = paths.guests()
-    names = sorted(os.listdir(folder)) if folder.is_dir() else []
-    return [Guest(name) for name in names if (folder / name).is_dir()]
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [Guest(path.name) for path in found if path.is_dir()]

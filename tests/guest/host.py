@@ -40,9 +40,7 @@ def require(*, disk_megabytes: int) -> None:
         # These two are tried for real, and that needs root and the commands above.
         problems = [*_namespaces(), *_cgroups()]
     if problems:
-        raise GuestError(
-            "guests cannot run on this machine", why="\n        ".join(problems)
-        )
+        raise GuestError("guests cannot run on this machine", why="\n        ".join(problems))
     _load_modules()
 
 
@@ -73,10 +71,8 @@ def _disk(megabytes: int) -> list[str]:
     free = shutil.disk_usage(folder).free // 2**20
     if free >= megabytes:
         return []
-    return [
-        f"{free} MB free on the disk of {folder}, {megabytes} MB are needed: "
-        "make room, or set AISTACK_CACHE to a folder on another disk"
-    ]
+    room = "make room, or set AISTACK_CACHE to a folder on another disk"
+    return [f"{free} MB free on the disk of {folder}, {megabytes} MB are needed: {room}"]
 
 
 def _namespaces() -> list[str]:

@@ -107,8 +107,7 @@ def _build_one(guest: Guest, name: str, log: Path) -> None:
     with subprocess.Popen(["tar", "-C", context, "-c", "."], stdout=subprocess.PIPE) as tar:
         unpack = "rm -rf /root/context && mkdir /root/context && tar -C /root/context -x"
         build_it = (
-            f"podman build --quiet --network=none --pull=never --timestamp=0 "
-            f"--tag {reference(name)} /root/context"
+            f"podman build --quiet --network=none --pull=never --timestamp=0 --tag {reference(name)} /root/context"
         )
         check(
             guest.enter(["bash", "-euc", f"{unpack}; {build_it}"]),

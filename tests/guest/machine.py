@@ -142,9 +142,7 @@ class Machine:
         """Repeat a bash command until it fails; return what it printed then."""
         return self._repeat(command, timeout, "failure", lambda code: code != 0)
 
-    def _repeat(
-        self, command: str, timeout: float, wanted: str, good: Callable[[int], bool]
-    ) -> str:
+    def _repeat(self, command: str, timeout: float, wanted: str, good: Callable[[int], bool]) -> str:
         out = ""
         code = 0
 
@@ -159,8 +157,7 @@ class Machine:
         with self.nested(f"waiting for {wanted}: {command}"):
             if not wait_until(attempt, self._deadline.bound(timeout)):
                 raise self._failed(
-                    f"command `{command}` did not end in {wanted} within {timeout:.0f} s "
-                    f"(last exit code {code})",
+                    f"command `{command}` did not end in {wanted} within {timeout:.0f} s (last exit code {code})",
                     out,
                 )
         return out
@@ -225,9 +222,7 @@ class Machine:
 
         with self.nested(f"waiting for unit {unit}"):
             if not wait_until(active, self._deadline.bound(timeout)):
-                raise self._failed(
-                    f'unit "{unit}" was not active within {timeout} s', self._status(unit)
-                )
+                raise self._failed(f'unit "{unit}" was not active within {timeout} s', self._status(unit))
 
     def _jobs(self) -> dict[str, list[str]]:
         code, out = self.systemctl("list-jobs --full --no-legend --plain")
@@ -242,9 +237,7 @@ class Machine:
         """Fail unless the unit is in the given state now."""
         state = self.get_unit_property(unit, "ActiveState")
         if state != require_state:
-            raise self._failed(
-                f'expected unit "{unit}" to be {require_state}, it is {state}', self._status(unit)
-            )
+            raise self._failed(f'expected unit "{unit}" to be {require_state}, it is {state}', self._status(unit))
 
     def start_job(self, jobname: str, user: str | None = None) -> tuple[int, str]:
         """Run `systemctl start`."""
@@ -256,15 +249,11 @@ class Machine:
 
     # Ports and files
 
-    def wait_for_open_port(
-        self, port: int, addr: str = "localhost", timeout: int = 900
-    ) -> None:
+    def wait_for_open_port(self, port: int, addr: str = "localhost", timeout: int = 900) -> None:
         """Wait until something takes TCP connections on a port of the guest."""
         self._repeat(_connect(port, addr), timeout, "success", lambda code: code == 0)
 
-    def wait_for_closed_port(
-        self, port: int, addr: str = "localhost", timeout: int = 900
-    ) -> None:
+    def wait_for_closed_port(self, port: int, addr: str = "localhost", timeout: int = 900) -> None:
         """Wait until nothing takes TCP connections on a port of the guest."""
         self._repeat(_connect(port, addr), timeout, "failure", lambda code: code != 0)
 

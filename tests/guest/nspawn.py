@@ -118,9 +118,7 @@ def boot(mounts: Mounts, name: str, console: Path) -> tuple[Leader, subprocess.P
     return leader, process
 
 
-def _leader(
-    notify: socket.socket, process: subprocess.Popen[bytes], deadline: float, console: Path
-) -> Leader:
+def _leader(notify: socket.socket, process: subprocess.Popen[bytes], deadline: float, console: Path) -> Leader:
     notify.settimeout(0.2)
     while time.monotonic() < deadline:
         _still_runs(process, console)
@@ -137,9 +135,7 @@ def _leader(
     raise WaitTimedOut("systemd-nspawn did not start the guest in time", why=tail(console))
 
 
-def _wait_for_manager(
-    leader: Leader, process: subprocess.Popen[bytes], deadline: float, console: Path
-) -> None:
+def _wait_for_manager(leader: Leader, process: subprocess.Popen[bytes], deadline: float, console: Path) -> None:
     while time.monotonic() < deadline:
         _still_runs(process, console)
         if backdoor(leader).is_dir():

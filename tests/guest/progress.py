@@ -53,6 +53,8 @@ class Progress:
             seconds = time.monotonic() - started
             print(
                 f"\r\x1b[K   {FRAMES[frame % len(FRAMES)]}   {title}  {seconds:.0f} s",
-                end="", file=self._out, flush=True,
+                end="",
+                file=self._out,
+                flush=True,
             )
             frame += 1

@@ -85,11 +85,9 @@ def build(target: Path) -> None:
 
 def mmdebstrap(packages: tuple[str, ...], target: Path, *, log: Path, options: tuple[str, ...] = ()) -> None:
     """Make a minimal Debian with `packages` in `target`, a folder or a .tar file."""
+    wanted = f"--include={','.join(packages)}"
     check(
-        [
-            *("mmdebstrap", "--variant=minbase", "--mode=root", f"--include={','.join(packages)}"),
-            *(*SLIM, *options, SUITE, target),
-        ],
+        ["mmdebstrap", "--variant=minbase", "--mode=root", wanted, *SLIM, *options, SUITE, target],
         timeout=BUILD_TIMEOUT,
         # A shell from a desktop may carry a language the new root does not have.
         env={"LC_ALL": "C.UTF-8", "TMPDIR": os.environ.get("TMPDIR", "/var/tmp")},

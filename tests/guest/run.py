@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from guest import host, images, paths, root, scenario
@@ -60,6 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Interrupted:
         _say("interrupted: guests are gone")
         return 130
+    if options.report:
+        rows = [{**asdict(outcome), "log": str(outcome.log)} for outcome in outcomes]
+        options.report.write_text(json.dumps(rows))
     return _summary(outcomes)
 
 
@@ -71,6 +75,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--repeat", type=int, default=1, help="run each scenario so many times")
     add("--keep", action="store_true", help="leave the guests running to look into them")
     add("--list", action="store_true", help="list the scenarios and end")
+    add("--report", type=Path, metavar="FILE", help="write the outcomes to FILE, as JSON")
     add("-v", "--verbose", action="store_true", help="show the log while it is written")
     return parser.parse_args(arguments)
 
@@ -111,8 +116,8 @@ def _run_all(items: list[Scenario], options: argparse.Namespace) -> list[Outcome
         stop.set()
         raise Interrupted
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, interrupt)
     outcomes: list[Outcome] = []
     running: set[Future[Outcome]] = set()
     with ThreadPoolExecutor(max(1, options.jobs)) as pool:
@@ -141,21 +146,19 @@ def kill_own() -> None:
             guest.kill()
 
 
-def _run_one(
-    item: Scenario, number: int, options: argparse.Namespace, stop: threading.Event
-) -> Outcome:
+def _run_one(item: Scenario, number: int, options: argparse.Namespace, stop: threading.Event) -> Outcome:
     started = time.monotonic()
     suffix = f"-{number}" if options.repeat > 1 else ""
     log = Log(paths.logs() / f"{item.name}{suffix}.log", verbose=options.verbose)
     guest = Guest(f"{PREFIX}{os.getpid()}-{number}")
     try:
         if stop.is_set():
-            raise Interrupted
+            return Outcome(item.name, "failed", 0.0, log.path, "interrupted")
         scenario.run(item, guest, log, keep=options.keep)
         result, reason = "passed", ""
     except Skipped as skipped:
         result, reason = "skipped", str(skipped)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         # Whatever a test script raises is a failure of that scenario, and the others go on.
         notes = getattr(error, "__notes__", [])
         result, reason = "failed", "\n".join([f"{type(error).__name__}: {error}", *notes])
@@ -178,8 +181,7 @@ def _report(outcome: Outcome) -> None:
 
 def _summary(outcomes: list[Outcome]) -> int:
     count = {
-        result: sum(outcome.result == result for outcome in outcomes)
-        for result in ("passed", "failed", "skipped")
+        result: sum(outcome.result == result for outcome in outcomes) for result in ("passed", "failed", "skipped")
     }
     _say(", ".join(f"{number} {result}" for result, number in count.items()))
     if not outcomes:

@@ -1,0 +1,197 @@
+"""`make test`: lint, unit, evaluation and scenario tests, each counted, every skip with its reason."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from guest import paths
+from guest.process import kill_group
+
+UNITS = ("python/tests", "tests/guest/tests")
+EVALUATION = ("python/tests/test_evaluation.py",)
+
+PART_TIMEOUT = 1200.0
+"""Seconds for one part; a scenario has a limit of its own."""
+
+
+@dataclass
+class Part:
+    """What one part of the tests came to."""
+
+    name: str
+    passed: int = 0
+    failed: int = 0
+    skips: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def skipped(self) -> int:
+        """How many were skipped."""
+        return len(self.skips)
+
+    def broken(self, reason: str) -> None:
+        """Count a part that ended without saying how."""
+        self.failed += 1
+        self.failures.append(reason)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the parts; 0 only if nothing failed."""
+    parser = argparse.ArgumentParser(prog="make test", description=__doc__)
+    parser.add_argument("part", nargs="*", choices=[*PARTS, []], help="only these parts")
+    parser.add_argument("--repeat", type=int, default=1, help="run each scenario so many times")
+    options = parser.parse_args(arguments)
+    started = time.monotonic()
+    parts: list[Part] = []
+    for name in options.part or PARTS:
+        print(f"\n== {name}", flush=True)
+        with tempfile.TemporaryDirectory(prefix="aistack-test-") as folder:
+            parts.append(PARTS[name](Path(folder), options))
+    return summary(parts, time.monotonic() - started)
+
+
+def summary(parts: list[Part], seconds: float) -> int:
+    """Print the counts, every skip and every failure; return the exit code."""
+    print(f"\n{'':12}{'passed':>8}{'failed':>8}{'skipped':>9}")
+    for part in parts:
+        print(f"{part.name:12}{part.passed:8}{part.failed:8}{part.skipped:9}")
+    for part in parts:
+        for skip in part.skips:
+            print(f"skipped  {part.name}: {skip}")
+    for part in parts:
+        for failure in part.failures:
+            print(f"FAILED   {part.name}: {failure}")
+    print(f"all of it took {seconds:.0f} s")
+    passed = sum(part.passed for part in parts)
+    failed = sum(part.failed for part in parts)
+    skipped = sum(part.skipped for part in parts)
+    print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
+    return 1 if failed or not passed else 0
+
+
+def call(command: list[str | Path], environment: dict[str, str] | None = None) -> int:
+    """Run a part with its output on ours; kill it and return 124 after PART_TIMEOUT."""
+    process = subprocess.Popen(
+        [str(word) for word in command],
+        cwd=paths.CHECKOUT,
+        env={**os.environ, **(environment or {})},
+        stdin=subprocess.DEVNULL,
+        process_group=0,
+    )
+    try:
+        return process.wait(PART_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        kill_group(process.pid)
+        process.wait()
+        print(f"no end after {PART_TIMEOUT:.0f} s: killed", flush=True)
+        return 124
+    except BaseException:
+        # Ctrl-C reaches only us: a scenario run cleans up after SIGTERM.
+        process.terminate()
+        process.wait(60)
+        raise
+
+
+def lint(folder: Path, options: argparse.Namespace) -> Part:
+    """Run scripts/lint."""
+    del options
+    part = Part("lint")
+    report = folder / "lint.txt"
+    code = call([paths.CHECKOUT / "scripts/lint"], {"AISTACK_REPORT": str(report)})
+    for line in report.read_text().splitlines() if report.is_file() else ():
+        result, _, rest = line.partition(" ")
+        if result == "passed":
+            part.passed += 1
+        elif result == "failed":
+            part.broken(rest)
+        else:
+            part.skips.append(rest)
+    if code != 0 and not part.failed:
+        part.broken(f"exit code {code}")
+    return part
+
+
+def unit(folder: Path, options: argparse.Namespace) -> Part:
+    """Run the Python tests, the guests' own among them."""
+    del options
+    part = Part("unit")
+    for number, tests in enumerate(UNITS):
+        ignored = [f"--ignore={file}" for file in EVALUATION]
+        pytest(part, folder / f"{number}.xml", [tests, *ignored])
+    return part
+
+
+def evaluation(folder: Path, options: argparse.Namespace) -> Part:
+    """Run the tests that evaluate the module."""
+    del options
+    part = Part("evaluation")
+    pytest(part, folder / "evaluation.xml", list(EVALUATION))
+    return part
+
+
+def pytest(part: Part, report: Path, arguments: list[str]) -> None:
+    """Add a pytest run to `part`."""
+    code = call(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+            *(f"--junitxml={report}", "-o", "junit_family=xunit2", *arguments),
+        ],
+        {"PYTHONPATH": f"{paths.CHECKOUT / 'tests'}:{paths.CHECKOUT / 'python'}"},
+    )
+    before = part.failed
+    if report.is_file():
+        count_junit(part, report.read_text())
+    if code != 0 and part.failed == before:
+        part.broken(f"pytest {' '.join(arguments)}: exit code {code}")
+
+
+def count_junit(part: Part, text: str) -> None:
+    """Add what a JUnit report says to `part`."""
+    for case in ET.fromstring(text).iter("testcase"):
+        name = f"{case.get('classname')}::{case.get('name')}"
+        skipped = case.find("skipped")
+        if case.find("failure") is not None or case.find("error") is not None:
+            part.broken(name)
+        elif skipped is not None:
+            part.skips.append(f"{name}: {skipped.get('message') or 'no reason given'}")
+        else:
+            part.passed += 1
+
+
+def scenarios(folder: Path, options: argparse.Namespace) -> Part:
+    """Run the VM tests' scripts in guests."""
+    part = Part("scenario")
+    report = folder / "scenarios.json"
+    code = call([sys.executable, "-m", "guest.run", f"--report={report}", f"--repeat={options.repeat}"])
+    for outcome in json.loads(report.read_text()) if report.is_file() else ():
+        if outcome["result"] == "passed":
+            part.passed += 1
+        elif outcome["result"] == "failed":
+            reason = str(outcome["reason"]).splitlines() or ["no reason given"]
+            part.broken(f"{outcome['name']}: {reason[0]} (log: {outcome['log']})")
+        else:
+            part.skips.append(f"{outcome['name']}: {outcome['reason']}")
+    if code != 0 and not part.failed:
+        part.broken(f"the runner ended with exit code {code}")
+    return part
+
+
+PARTS: dict[str, Callable[[Path, argparse.Namespace], Part]] = {
+    "lint": lint,
+    "unit": unit,
+    "evaluation": evaluation,
+    "scenario": scenarios,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
