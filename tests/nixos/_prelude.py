@@ -45,9 +45,55 @@ def start_stack() -> None:
         machine.wait_for_unit(unit(service))
 
 
+def current(service: str) -> dict[str, Any]:
+    """The release of a service that runs, or that its next start will run."""
+    (found,) = [release for release in releases(service) if release["current"]]
+    return found
+
+
+def wait_for_release(service: str, identifier: int, state: str, timeout: int = 60) -> None:
+    """Wait until release `identifier` is the one that runs and in that state."""
+    wanted = f'.current and .id == {identifier} and .state == "{state}"'
+    machine.wait_until_succeeds(
+        f"aistack releases {service} --json | jq --exit-status 'any(.releases[]; {wanted})'", timeout=timeout
+    )
+
+
 def wait_until_good(service: str) -> None:
     """Wait until the release that runs has earned its `good`."""
-    machine.wait_until_succeeds(f"aistack releases {service} --json | grep -q '\"good\"'", timeout=60)
+    wanted = '.current and .state == "good"'
+    machine.wait_until_succeeds(
+        f"aistack releases {service} --json | jq --exit-status 'any(.releases[]; {wanted})'", timeout=60
+    )
+
+
+def set_timer(timer: str, seconds: float) -> None:
+    """Let a timer of the stack, `aistack-bless@` or `aistack-retry@`, take that long; until the next boot."""
+    folder = f"/run/systemd/system/{timer}.timer.d"
+    lines = f"[Timer]\nOnActiveSec=\nOnActiveSec={seconds}s\n"
+    machine.succeed(f"mkdir -p {folder}; printf '{lines}' > {folder}/scenario.conf; systemctl daemon-reload")
+
+
+def reset_timer(timer: str) -> None:
+    """Undo `set_timer`."""
+    machine.succeed(f"rm -r /run/systemd/system/{timer}.timer.d; systemctl daemon-reload")
+
+
+def start_good_stack() -> None:
+    """Start everything, with a short probation this once, and wait until every release is good."""
+    set_timer("aistack-bless@", 1)
+    start_stack()
+    for service in SERVICES:
+        wait_until_good(service)
+    reset_timer("aistack-bless@")
+
+
+def stays(service: str, state: str, seconds: float) -> None:
+    """Watch that a unit keeps a state for some time: that nothing happens cannot be waited for otherwise."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert (found := active_state(service)) == state, f"{service} is {found}, it should stay {state}"
+        time.sleep(0.2)
 
 
 def build_image(tag: str, program: str, base: str = APP_IMAGE) -> None:
@@ -56,6 +102,13 @@ def build_image(tag: str, program: str, base: str = APP_IMAGE) -> None:
     containerfile = f"FROM {base}\nENTRYPOINT {command}\nCMD []\n"
     machine.succeed("mkdir -p /tmp/build")
     machine.succeed(f"cat > /tmp/build/Containerfile <<'EOF'\n{containerfile}EOF")
+    machine.succeed(f"podman build --quiet --tag {tag} /tmp/build")
+
+
+def build_copy(tag: str, base: str = APP_IMAGE) -> None:
+    """An image that does what `base` does and is another one: what a rebuild of the same program is."""
+    machine.succeed("mkdir -p /tmp/build")
+    machine.succeed(f"printf 'FROM {base}\\nLABEL copy={tag}\\n' > /tmp/build/Containerfile")
     machine.succeed(f"podman build --quiet --tag {tag} /tmp/build")
 
 
