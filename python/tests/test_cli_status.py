@@ -10,6 +10,8 @@ from typing import Any
 import fakehost
 import pytest
 
+from aistack.hooks.releases import Store
+
 DEPENDENCY_REFUSED = {
     "subject": "dependency db",
     "kind": "refused",
@@ -176,7 +178,7 @@ def test_a_rolled_back_service_serves_and_says_what_is_not_running(host: fakehos
     host.verdict("app", phase="ready", release=good.id, readyAt=time.time(), startSeconds=0.5)
     answer = host.run("status")
     assert answer.code == 0
-    assert "1 good (not the declared one)" in answer.out
+    assert "1 good (not 2)" in answer.out
     assert "app: release 1 runs, not the declared 2 (bad: never ready (refused))" in answer.out
     assert f"next: aistack releases app --log {bad.id}" in answer.out
     row = rows(host.run("status", "--json"))["app"]
@@ -189,6 +191,21 @@ def test_a_rolled_back_service_serves_and_says_what_is_not_running(host: fakehos
         "image_ref": "registry.example/app:2",
         "reason": "never ready (refused)",
     }
+
+
+def test_a_release_chosen_by_hand_says_how_to_run_the_declared_one_again(host: fakehost.FakeHost) -> None:
+    host.declare({"app": fakehost.service("app")})
+    good = host.release("app", 1, "good")
+    host.release("app", 2, "good")
+    store = Store.open(str(host.journal_path))
+    store.choose(good)
+    store.close()
+    host.unit("app", "active")
+    host.verdict("app", phase="ready", release=good.id)
+    answer = host.run("status")
+    assert answer.code == 0
+    assert "app: release 1 runs, not the declared 2 (good)" in answer.out
+    assert "next: aistack rollback app --to 2" in answer.out
 
 
 def test_the_only_release_being_bad_leads_to_its_log(host: fakehost.FakeHost) -> None:

@@ -15,6 +15,7 @@ from aistack.errors import ExitCode, StoreError
 from aistack.hooks import probe, runtime
 from aistack.hooks.errors import HookError
 from aistack.hooks.manifest import load
+from aistack.hooks.releases import BAD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -345,7 +346,7 @@ def _release_cell(row: Row) -> str:
         return f"external {row.external['host']}:{row.external['port']}"
     if row.release is None:
         return "-"
-    mark = " (not the declared one)" if row.off_course else ""
+    mark = f" (not {row.declared.id})" if row.off_course and row.declared is not None else ""
     return f"{row.release.id} {row.release.state}{mark}"
 
 
@@ -358,7 +359,9 @@ def _show_details(row: Row) -> None:
             f"{row.service}: release {row.release.id} {runs}, not the declared {row.declared.id} "
             f"({row.declared.state}{why})"
         )
-        output.indented(f"next: aistack releases {row.service} --log {row.declared.id}", 2)
+        show = f"aistack releases {row.service} --log {row.declared.id}"
+        go = f"aistack rollback {row.service} --to {row.declared.id}"
+        output.indented(f"next: {show if row.declared.state == BAD else go}", 2)
     if row.state == READY:
         return
     output.line(f"{row.service}: {row.state}" + (f": {row.reason}" if row.reason else ""))
