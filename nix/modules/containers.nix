@@ -4,7 +4,6 @@ let
   cfg = config.services.aistack;
   aistack = import ../lib { inherit lib; };
   inherit (cfg) manifest;
-  inherit (import ../lib/timing.nix { inherit lib; }) timing;
 
   containers = lib.filterAttrs (_: service: service.external == null) manifest.services;
   isContainer = name: containers ? ${name};
@@ -50,7 +49,7 @@ let
   unit =
     name: service:
     let
-      times = timing manifest service;
+      times = aistack.timing manifest service;
     in
     {
       description = "${name} of the local AI stack";

@@ -8,7 +8,7 @@
     ./containers.nix
     ./rollback.nix
     ./manifest.nix
-    ./assertions.nix
+    ./assertions
     ./catalog
   ];
 }

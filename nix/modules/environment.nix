@@ -49,7 +49,7 @@ in
       description = "Keys to add to the stack's `.env`, beside those that follow from the other options.";
     };
 
-    environmentSections = lib.mkOption {
+    derivedSections = lib.mkOption {
       type = types.listOf (
         types.submodule {
           options = {
@@ -67,7 +67,7 @@ in
       );
       internal = true;
       visible = false;
-      description = "Contents of the `.env`, section by section.";
+      description = "Sections of the `.env` that follow from the other options, in their order.";
     };
 
     startup = {
@@ -183,7 +183,7 @@ in
   };
 
   config = lib.mkIf cfg.enable {
-    services.aistack.environmentSections = [
+    services.aistack.derivedSections = [
       {
         title = "Service discovery: where each service answers";
         values = discovery;
@@ -242,12 +242,16 @@ in
           SELF_HEALING_ENABLED = cfg.selfHealing.enable;
         };
       }
-      {
-        title = "From services.aistack.environment";
-        values = cfg.environment;
-      }
     ];
 
-    environment.etc."aistack/.env".text = aistack.env.render cfg.environmentSections;
+    environment.etc."aistack/.env".text = aistack.env.render (
+      cfg.derivedSections
+      ++ [
+        {
+          title = "From services.aistack.environment";
+          values = lib.mapAttrs (_: aistack.env.toValue) cfg.environment;
+        }
+      ]
+    );
   };
 }

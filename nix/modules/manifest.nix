@@ -117,7 +117,9 @@ in
       startup = { inherit (cfg.startup) dependencyCheck timeoutSeconds; };
       selfHealing = { inherit (cfg.selfHealing) enable; };
       rollback = { inherit (cfg.rollback) policy retain probationSeconds; };
-      environment = lib.mergeAttrsList (map (section: section.values) cfg.environmentSections);
+      environment =
+        lib.mergeAttrsList (map (section: section.values) cfg.derivedSections)
+        // lib.mapAttrs (_: aistack.env.toValue) cfg.environment;
       # toString, not interpolation: that would copy a literal path into the store.
       secrets = lib.mapAttrs (_: secret: {
         file = toString secret.file;

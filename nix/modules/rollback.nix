@@ -4,7 +4,7 @@
 let
   cfg = config.services.aistack;
   inherit (cfg) manifest;
-  inherit (import ../lib/timing.nix { inherit lib; }) timing;
+  inherit (import ../lib { inherit lib; }) timing;
   inherit (lib) types;
 
   # What follows a start may itself wait for a start, the slowest of the stack for all they know.

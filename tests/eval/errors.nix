@@ -2,7 +2,7 @@
 # fails, and the message on standard error must contain every part of `says`.
 { light, plain, ... }:
 let
-  environment = settings: (light settings).services.aistack.environmentSections;
+  environment = settings: (light settings).services.aistack.manifest.environment;
   service =
     overrides: (light { services.app = plain // overrides; }).services.aistack.manifest.services.app;
 in

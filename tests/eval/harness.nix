@@ -52,7 +52,11 @@ let
     in
     {
       options = {
-        assertions = list;
+        # As in NixOS: a message is looked at only if its assertion fails.
+        assertions = lib.mkOption {
+          type = lib.types.listOf lib.types.unspecified;
+          default = [ ];
+        };
         warnings = list;
         environment.systemPackages = list;
         environment.etc = anything;

@@ -58,7 +58,7 @@ in
     expr = lib.filter (name: lib.elem name (names visible)) [
       "services.aistack.hook"
       "services.aistack.manifest"
-      "services.aistack.environmentSections"
+      "services.aistack.derivedSections"
       "services.aistack.llama-cpp.modelFile"
     ];
     expected = [ ];

@@ -1,0 +1,12 @@
+# What must not pass evaluation. Every message names the option and what to do about it.
+{
+  imports = [
+    ./dependencies.nix
+    ./environment.nix
+    ./health.nix
+    ./images.nix
+    ./ports.nix
+    ./secrets.nix
+    ./stack.nix
+  ];
+}
