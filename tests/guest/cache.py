@@ -113,6 +113,21 @@ class Entry:
                 continue
 
 
+def fingerprint(folder: Path) -> str:
+    """Return a hash of every name, mode, owner, size and time of change below `folder`.
+
+    Contents are not read, and link counts are left out: guests hold hard links to some files.
+    """
+    digest = hashlib.sha256()
+    for here, below, files in os.walk(folder):
+        below.sort()
+        for name in sorted([*below, *files]):
+            stat = os.lstat(os.path.join(here, name))  # noqa: PTH118
+            row = (here, name, stat.st_mode, stat.st_uid, stat.st_gid, stat.st_size, stat.st_mtime_ns)
+            digest.update(repr(row).encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
 def remove(path: Path) -> None:
     """Remove a folder that may not be there; refuse anything outside the cache."""
     if paths.cache().resolve() not in path.resolve().parents:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from guest import host, images, paths, root, scenario
+from guest.cache import fingerprint
 from guest.errors import GuestError, Skipped
 from guest.guest import Guest, known
 from guest.log import Log
@@ -54,7 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
             root.ensure()
             images.ensure()
             _say(f"ready after {time.monotonic() - started:.1f} s")
+        before = _cache_state()
         outcomes = _run_all(chosen * options.repeat, options)
+        outcomes += _cache_unchanged(before)
     except GuestError as error:
         print(f"guest: {error}", file=sys.stderr)
         return 1
@@ -165,6 +168,30 @@ def _run_one(item: Scenario, number: int, options: argparse.Namespace, stop: thr
     finally:
         log.close()
     return Outcome(item.name, result, time.monotonic() - started, log.path, reason)
+
+
+def _cache_state() -> dict[Path, str]:
+    made = [entry.path for entry in (root.entry(), images.entry()) if entry.present]
+    return {path: fingerprint(path) for path in made}
+
+
+def _cache_unchanged(before: dict[Path, str]) -> list[Outcome]:
+    """Guests share the cached root and image layers: none of them may have changed either."""
+    if not before:
+        return []
+    started = time.monotonic()
+    changed = [str(path) for path, state in before.items() if fingerprint(path) != state]
+    reason = f"changed: {', '.join(changed)}; remove it with `make clean`" if changed else ""
+    outcome = Outcome(
+        "the guests left the cache as it was",
+        "failed" if changed else "passed",
+        time.monotonic() - started,
+        paths.logs() / "cache.log",
+        reason,
+    )
+    outcome.log.write_text(reason)
+    _report(outcome)
+    return [outcome]
 
 
 def _report(outcome: Outcome) -> None:

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from guest import run, suite
+from guest.deadline import Deadline, wait_until
+from guest.errors import GuestError, Skipped
+from guest.guest import Guest
+from guest.log import Log
+from guest.machine import subtest
+from guest.scenario import TIME_LIMIT, Scenario, discover
+from guest.scenario import run as run_scenario
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_scenarios_are_the_scripts_of_the_folder_but_not_its_helpers(tmp_path: Path) -> None:
+    for name in ("b.py", "a.py", "_prelude.py", "a.nix"):
+        (tmp_path / name).touch()
+    assert [item.name for item in discover(tmp_path)] == ["a", "b"]
+
+
+def test_the_header_of_a_script(tmp_path: Path) -> None:
+    script = tmp_path / "x.py"
+    script.write_text("# guest: skip needs a kernel of its own\n# guest: time-limit 42\nmachine.start()\n")
+    found = Scenario.read(script)
+    assert (found.skip, found.time_limit) == ("needs a kernel of its own", 42.0)
+    script.write_text("machine.start()\n")
+    assert (Scenario.read(script).skip, Scenario.read(script).time_limit) == (None, TIME_LIMIT)
+
+
+def test_a_skipped_scenario_boots_nothing_and_gives_its_reason(tmp_path: Path) -> None:
+    item = Scenario("x", tmp_path / "x.py", "no such hardware", 1)
+    log = Log(tmp_path / "log")
+    with pytest.raises(Skipped, match="no such hardware"):
+        run_scenario(item, Guest("none"), log)
+
+
+def test_an_unknown_scenario_is_refused_with_the_known_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["--list", "no-such-scenario"]) == 1
+    assert "there are:" in capsys.readouterr().err
+
+
+def test_a_failure_inside_a_subtest_says_which(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log")
+    with pytest.raises(GuestError) as caught, subtest(log, "the moon is up"):
+        raise GuestError("it is not")
+    assert caught.value.__notes__ == ["in subtest: the moon is up"]
+    assert "FAILED in subtest: the moon is up" in log.path.read_text()
+
+
+def test_waiting_ends_with_the_last_try() -> None:
+    tries: list[bool] = []
+
+    def never(last: bool) -> bool:  # noqa: FBT001
+        tries.append(last)
+        return False
+
+    assert not wait_until(never, 0.1)
+    assert tries[-1]
+    assert not any(tries[:-1])
+    assert wait_until(lambda _: True, 0)
+
+
+def test_a_wait_is_bounded_by_the_scenarios_time() -> None:
+    deadline = Deadline(0.5)
+    assert deadline.bound(900) <= 0.5
+    assert deadline.bound(None) <= 0.5
+    assert deadline.bound(0.1) == 0.1
+
+
+JUNIT = """<testsuites><testsuite>
+<testcase classname="a" name="good"/>
+<testcase classname="a" name="bad"><failure message="no"/></testcase>
+<testcase classname="a" name="broken"><error message="no"/></testcase>
+<testcase classname="a" name="later"><skipped message="there is no nix"/></testcase>
+</testsuite></testsuites>"""
+
+
+def test_counts_of_a_pytest_report() -> None:
+    part = suite.Part("unit")
+    suite.count_junit(part, JUNIT)
+    assert (part.passed, part.failed, part.skipped) == (1, 2, 1)
+    assert part.skips == ["a::later: there is no nix"]
+    assert part.failures == ["a::bad", "a::broken"]
+
+
+@pytest.mark.parametrize(
+    ("passed", "failed", "code"),
+    [(3, 0, 0), (3, 1, 1), (0, 0, 1)],
+)
+def test_the_last_line_and_the_exit_code(
+    passed: int, failed: int, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = suite.Part("unit", passed=passed, failed=failed, skips=["x: because"])
+    assert suite.summary([part], 1.0) == code
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1] == f"{passed} passed, {failed} failed, 1 skipped"
+    assert "skipped  unit: x: because" in out
+
+
+def test_a_part_that_ends_without_a_report_has_failed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(suite, "call", lambda *_: 137)
+    options = argparse.Namespace(repeat=1)
+    for part in suite.PARTS.values():
+        assert part(tmp_path, options).failed >= 1
+
+
+def test_outcomes_are_reported_with_reasons(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rows = [
+        {"name": "a", "result": "passed", "reason": "", "log": "/l"},
+        {"name": "b", "result": "failed", "reason": "why\nmore", "log": "/l"},
+        {"name": "c", "result": "skipped", "reason": "no moon", "log": "/l"},
+    ]
+    (tmp_path / "scenarios.json").write_text(json.dumps(rows))
+    monkeypatch.setattr(suite, "call", lambda *_: 1)
+    part = suite.scenarios(tmp_path, argparse.Namespace(repeat=1))
+    assert (part.passed, part.failures, part.skips) == (1, ["b: why (log: /l)"], ["c: no moon"])
