@@ -19,8 +19,7 @@ let
   packages = self.packages.${system};
   checks = self.checks.${system};
 
-  isTest = check: check ? nodes;
-  tests = lib.filterAttrs (_: isTest) checks;
+  tests = lib.filterAttrs (_: check: check ? nodes) checks;
 
   ownUnits =
     config:
@@ -59,7 +58,7 @@ in
     derivations = {
       packages = lib.mapAttrs (_: package: package.drvPath) packages;
       images = lib.mapAttrs (_: stream: stream.drvPath) packages.images.images;
-      checks = lib.mapAttrs (_: check: check.drvPath) (lib.filterAttrs (_: c: !isTest c) checks);
+      checks = lib.mapAttrs (_: check: check.drvPath) checks;
       devShell = self.devShells.${system}.default.drvPath;
       formatter = self.formatter.${system}.drvPath;
     };
