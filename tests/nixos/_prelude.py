@@ -38,6 +38,46 @@ def releases(service: str) -> list[dict[str, Any]]:
     return found
 
 
+def verdict(service: str) -> dict[str, Any]:
+    """What the last step of a service's start found."""
+    found = json.loads(machine.succeed(f"cat /run/aistack/{service}/verdict.json"))
+    assert isinstance(found, dict)
+    return found
+
+
+def manifest() -> dict[str, Any]:
+    """The manifest that Nix rendered."""
+    found = json.loads(machine.succeed("cat /etc/aistack/stack.json"))
+    assert isinstance(found, dict)
+    return found
+
+
+def write_manifest(changed: dict[str, Any], path: str = "/tmp/stack.json") -> str:
+    """Write a changed manifest beside the real one; returns AISTACK_MANIFEST=… for a command line."""
+    machine.succeed(f"cat > {path} <<'EOF'\n{json.dumps(changed)}\nEOF")
+    return f"AISTACK_MANIFEST={path}"
+
+
+def use_manifest(setting: str) -> None:
+    """Let the stack's units read another manifest, as `write_manifest` returned it; until the next boot."""
+    for prefix in ("aistack-", "podman-aistack-"):
+        folder = f"/run/systemd/system/{prefix}.service.d"
+        machine.succeed(f"mkdir -p {folder}; printf '[Service]\\nEnvironment={setting}\\n' > {folder}/manifest.conf")
+    machine.succeed("systemctl daemon-reload")
+
+
+def reset_manifest() -> None:
+    """Undo `use_manifest`."""
+    machine.succeed("rm -f /run/systemd/system/*aistack-.service.d/manifest.conf; systemctl daemon-reload")
+
+
+def hook() -> str:
+    """The program that the units call, as a command line that a verb and a service follow."""
+    shown = machine.succeed(f"systemctl show --property ExecStartPre {unit('app')}")
+    (found,) = [part.strip() for part in shown.split(";") if "argv[]=" in part and " start-pre " in part]
+    return found.removeprefix("argv[]=").rpartition(" start-pre ")[0]
+
+
 def start_stack() -> None:
     """Start everything and wait until it is ready. The target itself does not wait for its members."""
     machine.succeed("systemctl start aistack.target")
