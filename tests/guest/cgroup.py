@@ -42,9 +42,9 @@ def payload_of(leader: int) -> Path:
     return folder.parent if folder.name == "init.scope" else folder
 
 
-def make(name: str) -> Path:
+def make(scope: str) -> Path:
     """Make the cgroup folder for a guest on a host without systemd."""
-    folder = mount_point() / f"aistack-guest-{name}"
+    folder = mount_point() / f"aistack-guest-{scope}"
     remove(folder)
     folder.mkdir(exist_ok=True)
     return folder

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from guest import cache, nspawn, paths, storage
+from guest.cache import key_of
 from guest.errors import GuestError
 from guest.nspawn import Leader, Mounts
 
@@ -35,6 +36,11 @@ class Guest:
     def folder(self) -> Path:
         """The folder that holds all of this guest's files."""
         return paths.guests() / self.name
+
+    @property
+    def scope(self) -> str:
+        """The guest's name among all guests of this host, those of other caches included."""
+        return f"{self.name}-{key_of([str(self.folder)])[:8]}"
 
     @property
     def console(self) -> Path:
@@ -115,7 +121,7 @@ class Guest:
             root=self.folder / "root",
             binds=((self.storage, "/var/lib/containers"),),
         )
-        leader, self._process = nspawn.boot(mounts, self.name, self.console)
+        leader, self._process = nspawn.boot(mounts, self.name, self.scope, self.console)
         saved = json.dumps({"pid": leader.pid, "started": leader.started})
         (self.folder / "leader.json").write_text(saved)
 
@@ -130,14 +136,14 @@ class Guest:
         """Wait until the guest has powered itself off."""
         leader = self.leader
         if leader is not None:
-            nspawn.wait_gone(leader, nspawn.mounted_cgroup(self.name), timeout)
+            nspawn.wait_gone(leader, nspawn.mounted_cgroup(self.scope), timeout)
         self._forget()
 
     def kill(self) -> None:
         """Pull the plug. A guest that is off stays so."""
         leader = self.leader
         if leader is not None:
-            nspawn.kill(leader, self.name)
+            nspawn.kill(leader, self.scope)
         self._forget()
 
     def _forget(self) -> None:

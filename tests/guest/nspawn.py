@@ -81,15 +81,18 @@ def script(mounts: Mounts, name: str, cgroup_folder: Path | None) -> str:
     return "\n".join(lines)
 
 
-def boot(mounts: Mounts, name: str, console: Path) -> tuple[Leader, subprocess.Popen[bytes]]:
-    """Start the guest and return its first process once its manager takes commands."""
+def boot(mounts: Mounts, name: str, scope: str, console: Path) -> tuple[Leader, subprocess.Popen[bytes]]:
+    """Start the guest and return its first process once its manager takes commands.
+
+    `name` is the guest's host name, `scope` its name among all guests of this host.
+    """
     command = ["unshare", "--mount", "--propagation=slave", "sh", "-c"]
     folder: Path | None = None
     if cgroup.host_runs_systemd():
-        scope = ("systemd-run", "--quiet", "--scope", "--collect", "--property=Delegate=yes")
-        command = [*scope, f"--unit=aistack-guest-{name}", *command]
+        run = ("systemd-run", "--quiet", "--scope", "--collect", "--property=Delegate=yes")
+        command = [*run, f"--unit=aistack-guest-{scope}", *command]
     else:
-        folder = cgroup.make(name)
+        folder = cgroup.make(scope)
     address = f"aistack-guest-{uuid.uuid4().hex}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, console.open("ab") as output:
         notify.bind(f"\0{address}")
@@ -181,19 +184,19 @@ def enter(leader: Leader, command: list[str], *, environment: dict[str, str]) ->
     return ["sh", "-c", move]
 
 
-def kill(leader: Leader, name: str) -> None:
+def kill(leader: Leader, scope: str) -> None:
     """Pull the plug: kill the guest's first process, and the kernel kills all others with it."""
-    folder = mounted_cgroup(name)
+    folder = mounted_cgroup(scope)
     if leader.alive:
         os.kill(leader.pid, signal.SIGKILL)
     wait_gone(leader, folder)
 
 
-def mounted_cgroup(name: str) -> Path:
+def mounted_cgroup(scope: str) -> Path:
     """Return the guest's cgroup on this host."""
     if cgroup.host_runs_systemd():
-        return cgroup.mount_point() / f"system.slice/aistack-guest-{name}.scope"
-    return cgroup.mount_point() / f"aistack-guest-{name}"
+        return cgroup.mount_point() / f"system.slice/aistack-guest-{scope}.scope"
+    return cgroup.mount_point() / f"aistack-guest-{scope}"
 
 
 def wait_gone(leader: Leader, folder: Path, timeout: float = KILL_TIMEOUT) -> None:
