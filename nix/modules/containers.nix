@@ -74,6 +74,7 @@ let
           builtins.unsafeDiscardStringContext (
             builtins.toJSON [
               service
+              manifest.network
               (lib.optionalAttrs service.stackEnvironment manifest.environment)
               (lib.getAttrs (lib.filter (key: manifest.secrets ? ${key}) service.secrets) manifest.secrets)
             ]

@@ -58,24 +58,32 @@ let
           default = [ ];
         };
         warnings = list;
-        environment.systemPackages = list;
-        environment.etc = anything;
-        networking.firewall.interfaces = anything;
-        systemd.tmpfiles.rules = list;
-        systemd.targets = anything;
-        systemd.timers = anything;
-        systemd.services = each {
-          after = list;
-          wants = list;
+        environment = {
+          systemPackages = list;
+          etc = anything;
         };
-        virtualisation.podman.package = lib.mkOption { default = pkgs.podman; };
-        virtualisation.oci-containers.containers = anything;
-        virtualisation.oci-containers.backend = lib.mkOption {
-          type = lib.types.enum [
-            "podman"
-            "docker"
-          ];
-          default = "podman";
+        networking.firewall.interfaces = anything;
+        systemd = {
+          tmpfiles.rules = list;
+          targets = anything;
+          timers = anything;
+          services = each {
+            after = list;
+            wants = list;
+          };
+        };
+        virtualisation = {
+          podman.package = lib.mkOption { default = pkgs.podman; };
+          oci-containers = {
+            containers = anything;
+            backend = lib.mkOption {
+              type = lib.types.enum [
+                "podman"
+                "docker"
+              ];
+              default = "podman";
+            };
+          };
         };
       };
     };
@@ -88,14 +96,14 @@ rec {
 
   evaluate =
     modules:
-    (lib.evalModules {
+    lib.evalModules {
       modules = [
         bare
         module
         { _module.args = { inherit pkgs; }; }
       ]
       ++ modules;
-    });
+    };
 
   # The configuration of a minimal stack with these settings of services.aistack on top.
   light =
@@ -108,9 +116,9 @@ rec {
   # The same from a module that sets everything itself.
   lightModule = configuration: (evaluate [ configuration ]).config;
 
-  full =
+  nixos =
     configuration:
-    (import (nixpkgs + "/nixos/lib/eval-config.nix") {
+    import (nixpkgs + "/nixos/lib/eval-config.nix") {
       inherit lib;
       system = null;
       modules = [
@@ -118,7 +126,8 @@ rec {
         machine
         configuration
       ];
-    }).config;
+    };
+  full = configuration: (nixos configuration).config;
 
   reference = full (root + "/examples/reference.nix");
 
@@ -139,10 +148,6 @@ rec {
 
   # What is refused about a minimal stack with these settings.
   messages = settings: failures (light settings);
-  refuses = settings: says: {
-    refused = messages settings;
-    inherit says;
-  };
   inherit failures;
 
   # A service that needs nothing else, to be changed by each case.

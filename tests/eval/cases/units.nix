@@ -579,7 +579,7 @@ in
     expected = lib.genList (_: [ "false" ]) 3;
   };
 
-  "a switch restarts what changed: the image, its environment, the stack's" = {
+  "a switch restarts what changed: the image, its environment, the stack's, the network" = {
     expr = lib.length (
       lib.unique (
         map trigger [
@@ -598,10 +598,14 @@ in
             services.app = app;
             environment.LOG_LEVEL = "debug";
           }
+          {
+            services.app = app;
+            network.subnet = "10.200.0.0/24";
+          }
         ]
       )
     );
-    expected = 4;
+    expected = 5;
   };
 
   "and nothing else" = {
