@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import nixhost
 import pytest
 
 from aistack import model
 from aistack.hooks import manifest as hooks_manifest
 
-ROOT = Path(__file__).resolve().parents[2]
-CASES = ROOT / "tests" / "eval"
-EXAMPLES = ROOT / "examples"
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CASES = nixhost.ROOT / "tests/eval"
+EXAMPLES = nixhost.ROOT / "examples"
 
 # A case starts with its sentence, indented by two blanks; anything else of a case is deeper.
 _SENTENCE = re.compile(r'^  "([^"\\]+)" =', re.MULTILINE)
@@ -36,22 +36,6 @@ RESULTS = [f"{path.stem}: {name}" for path in sorted((CASES / "cases").glob("*.n
 ERRORS = sentences(CASES / "errors.nix")
 
 
-def instantiate(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run nix-instantiate, wherever it is."""
-    command = [shutil.which("nix-instantiate") or "nix-instantiate", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-
-
-@cache
-def unavailable() -> str | None:
-    """Why nothing can be evaluated here, or None."""
-    if shutil.which("nix-instantiate") is None:
-        return "evaluation was not run: there is no nix-instantiate"
-    if instantiate("--find-file", "nixpkgs").returncode != 0:
-        return "evaluation was not run: <nixpkgs> does not resolve"
-    return None
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """What Nix made of an expression: its value, or why there is none."""
@@ -63,7 +47,8 @@ class Evaluation:
 @cache
 def evaluate(attribute: str) -> Evaluation:
     """Evaluate one attribute of tests/eval, once."""
-    done = instantiate("--eval", "--strict", "--json", "--read-write-mode", str(CASES), "--attr", attribute)
+    command = ("nix-instantiate", "--eval", "--strict", "--json", "--read-write-mode", CASES, "--attr", attribute)
+    done = nixhost.run(*command)
     if done.returncode != 0:
         return Evaluation(None, done.stderr)
     return Evaluation(json.loads(done.stdout), "")
@@ -72,7 +57,7 @@ def evaluate(attribute: str) -> Evaluation:
 @pytest.fixture(autouse=True)
 def nix() -> None:
     """Skip, and say why, where there is nothing to evaluate with."""
-    reason = unavailable()
+    reason = nixhost.unavailable()
     if reason is not None:
         pytest.skip(reason)
 
@@ -100,11 +85,11 @@ def test_no_case_is_overlooked() -> None:
 
 @pytest.mark.parametrize("name", ERRORS)
 def test_wrong_type_is_explained(name: str) -> None:
-    expected = evaluate(f'errors."{name}".says')
-    assert not expected.error, expected.error
+    says = evaluate("says")
+    assert not says.error, says.error
     found = evaluate(f'errors."{name}".expr')
     assert found.error, f"accepted as {found.value}"
-    missing = [part for part in expected.value if part not in found.error]
+    missing = [part for part in says.value[name] if part not in found.error]
     assert not missing, f"{missing} not in:\n{found.error}"
 
 

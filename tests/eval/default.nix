@@ -23,6 +23,8 @@ let
     )
   ) files;
 
+  errors = import ./errors.nix harness;
+
   judge =
     case:
     if case ? refused then
@@ -65,7 +67,8 @@ in
   # The same without the net, to read why one of them cannot be evaluated.
   failing = lib.mapAttrs (_: judge) cases;
 
-  errors = import ./errors.nix harness;
+  inherit errors;
+  says = lib.mapAttrs (_: case: case.says) errors;
 
   # What the examples render, for the checks of other languages: { "<example>" = { manifest; env; }; }.
   inherit (harness) rendered;
