@@ -1,13 +1,10 @@
-# `nix fmt`: Nix and Python, with the settings of python/pyproject.toml.
+# `nix fmt`: Nix, and Python with the settings of ruff.toml.
 { pkgs }:
 pkgs.nixfmt-tree.override {
   runtimeInputs = [ pkgs.ruff ];
   settings.formatter.ruff = {
     command = "ruff";
-    options = [
-      "format"
-      "--config=python/pyproject.toml"
-    ];
+    options = [ "format" ];
     includes = [
       "*.py"
       "python/aistack-hook"

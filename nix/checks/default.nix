@@ -7,19 +7,14 @@
 let
   python = import ./python.nix { inherit pkgs; };
 
-  src = lib.fileset.toSource {
-    root = ../..;
-    fileset = lib.fileset.unions [
-      ../../bundle
-      ../../examples
-      ../../flake.lock
-      ../../flake.nix
-      ../../images
-      ../../nix
-      ../../python
-      ../../templates
-      ../../tests
-    ];
+  # All but what tools leave behind in a checkout.
+  src = lib.cleanSourceWith {
+    src = ../..;
+    name = "aistack";
+    filter =
+      path: type:
+      lib.cleanSourceFilter path type
+      && !(lib.hasSuffix "_cache" (baseNameOf path) || baseNameOf path == "__pycache__");
   };
 
   # Runs a script in a writable copy of the project.
@@ -59,24 +54,25 @@ in
 
   format = check "format" [ pkgs.nixfmt pkgs.ruff ] ''
     find . -name '*.nix' -exec nixfmt --check {} +
-    ruff format --check --config python/pyproject.toml python nix tests images
+    ruff format --check .
   '';
 
   lint = check "lint" [ pkgs.deadnix pkgs.ruff pkgs.shellcheck pkgs.statix ] ''
-    deadnix --fail --no-lambda-pattern-names .
+    deadnix --fail .
     statix check .
-    shellcheck bundle/install bundle/uninstall nix/portable/render
-    ruff check --config python/pyproject.toml python nix/portable
+    ruff check .
+    grep -rlE --exclude-dir=reference '^#!(/usr)?/bin/(env )?(ba)?sh' . \
+      | xargs -d '\n' shellcheck --external-sources
   '';
 
   types = check "types" [ python ] ''
-    cd python
-    mypy
-    mypy --strict ../nix/portable/render.py
+    (cd python && mypy)
+    mypy --config-file=tests/guest/mypy.ini
+    mypy --strict nix/portable/render.py
   '';
 
   # Tests that need root, podman or Nix itself say so and are skipped inside a build.
-  python = check "python" [ python pkgs.bash ] ''
+  python = check "python" [ python ] ''
     cd python
     python3 -m pytest -p no:cacheprovider
   '';

@@ -10,4 +10,6 @@ pkgs.python3.withPackages (packages: [
   packages.python-dotenv
   packages.requests
   packages.rich
+  packages.types-jsonschema
+  packages.types-requests
 ])

@@ -33,6 +33,8 @@ let
     "requests"
     "rich"
     "setuptools"
+    "types-jsonschema"
+    "types-requests"
   ];
 
   # A derivation of the given attributes; what a builder cannot be told as text is told as JSON.
