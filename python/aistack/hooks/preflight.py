@@ -29,6 +29,7 @@ PORT_TAKEN = "port taken"
 DEVICE_MISSING = "device missing"
 SECRET_MISSING = "secret missing"
 IMAGE_MISSING = "image missing"
+NETWORK_MISSING = "network missing"
 
 FIRST_PAUSE = 0.005  # seconds between the first two tries; grows to the last by half each time
 LAST_PAUSE = 0.25
@@ -103,6 +104,7 @@ def run(manifest: Manifest, service: Service, *, wait: bool) -> list[Check]:
 def local(manifest: Manifest, service: Service) -> list[Check]:
     """The checks that need no other service: files, secrets, disks, devices, ports."""
     return [
+        _network(manifest),
         *(_file(service, wanted["path"], wanted["what"]) for wanted in service.preflight_files),
         *(_secret(manifest, key) for key in service.secrets),
         *(_disk(wanted["path"], wanted["megabytes"]) for wanted in service.preflight_disk),
@@ -200,6 +202,25 @@ def _advice(service: Service, result: probe.Result) -> str:
 
 
 # --- local checks ----------------------------------------------------------------------------------------------------
+
+
+def _network(manifest: Manifest) -> Check:
+    subject = f"network {manifest.network}"
+    # Where netavark keeps the networks of root (containers.conf(5), network_config_dir); asking podman costs 40 ms.
+    if os.path.exists(f"/etc/containers/networks/{manifest.network}.json"):
+        return Check(subject, probe.READY, "exists")
+    from aistack.hooks import runtime
+
+    try:
+        code, _, errors = runtime.run(["podman", "network", "exists", manifest.network], runtime.PODMAN_TIMEOUT)
+    except HookError as error:
+        code, errors = -1, str(error)
+    if code == 0:
+        return Check(subject, probe.READY, "exists")
+    detail = printable(errors) or "podman does not know it"
+    return Check(
+        subject, NETWORK_MISSING, detail, fix="systemctl restart aistack-network; journalctl -u aistack-network"
+    )
 
 
 def _file(service: Service, path: str, what: str) -> Check:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 STAGED, PROBATION, GOOD, BAD = "staged", "probation", "good", "bad"
-UNPROVEN = frozenset({STAGED, PROBATION})
 
 _VERSION = 1
 _SCHEMA = """
