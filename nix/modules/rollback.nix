@@ -4,6 +4,7 @@
 let
   cfg = config.services.aistack;
   inherit (cfg) manifest;
+  inherit (config.virtualisation.podman) autoPrune;
   inherit (import ../lib { inherit lib; }) timing;
   inherit (lib) types;
 
@@ -64,6 +65,17 @@ in
   };
 
   config = lib.mkIf cfg.enable {
+    warnings =
+      lib.optional
+        (
+          autoPrune.enable
+          && lib.any (flag: lib.elem flag autoPrune.flags) [
+            "--all"
+            "-a"
+          ]
+        )
+        "virtualisation.podman.autoPrune.flags removes every image that no container uses, and with them the releases that services.aistack.rollback would go back to. Leave out --all.";
+
     systemd.services = {
       "aistack-rollback@" = hook "rollback" "Last good release for %i";
       "aistack-retry@" = hook "retry" "Another start of %i";

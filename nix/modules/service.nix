@@ -198,13 +198,15 @@ in
       };
       user = lib.mkOption {
         type = types.nullOr types.str;
-        default = null;
+        default = if config.health.kind == "postgres" then "postgres" else null;
+        defaultText = lib.literalMD "`postgres` for kind `postgres`, otherwise null";
         example = "mcp";
         description = "User to log in as, for kinds `postgres` and `redis`.";
       };
       database = lib.mkOption {
         type = types.nullOr types.str;
-        default = null;
+        default = if config.health.kind == "postgres" then config.health.user else null;
+        defaultText = lib.literalMD "{option}`health.user` for kind `postgres`, otherwise null";
         example = "aidb";
         description = "Database to log in to, for kind `postgres`.";
       };

@@ -73,7 +73,13 @@ let
           };
         };
         virtualisation = {
-          podman.package = lib.mkOption { default = pkgs.podman; };
+          podman = {
+            package = lib.mkOption { default = pkgs.podman; };
+            autoPrune = {
+              enable = lib.mkEnableOption "pruning";
+              flags = list;
+            };
+          };
           oci-containers = {
             containers = anything;
             backend = lib.mkOption {

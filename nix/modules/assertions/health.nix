@@ -4,6 +4,13 @@ let
   cfg = config.services.aistack;
   inherit (import ../../lib { inherit lib; }) forEach option refuse;
 
+  # What some start waits for.
+  awaited = lib.optionals cfg.startup.dependencyCheck (
+    lib.concatMap (service: service.dependsOn) (
+      lib.filter (service: service.enable) (lib.attrValues cfg.services)
+    )
+  );
+
   probed = lib.filterAttrs (_: service: service.enable && service.health.kind != null) cfg.services;
 in
 {
@@ -35,6 +42,10 @@ in
         (refuse (health.timeout > health.startTimeout)
           "${seconds "startTimeout"} is shorter than ${seconds "timeout"}, so not even one check could end before the start is given up."
           "Make it longer."
+        )
+        (refuse (lib.elem name awaited && health.timeout > cfg.startup.timeoutSeconds)
+          "${seconds "timeout"} is longer than services.aistack.startup.timeoutSeconds (${toString cfg.startup.timeoutSeconds} s), so whoever depends on it would give up before one check could end."
+          "Shorten the one, or lengthen the other."
         )
       ]
     );

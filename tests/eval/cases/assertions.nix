@@ -400,6 +400,22 @@ in
     ];
   };
 
+  "a check that outlasts the wait for it is refused" = refuses {
+    settings.startup.timeoutSeconds = 4;
+    services = {
+      app.dependsOn = [ "redis" ];
+    };
+    says = [
+      "services.aistack.services.redis.health.timeout (5 s)"
+      "services.aistack.startup.timeoutSeconds (4 s)"
+      "Shorten the one, or lengthen the other"
+    ];
+  };
+
+  "a check that nobody waits for may take its time" = accepts {
+    settings.startup.timeoutSeconds = 4;
+  };
+
   "limits above the ceiling are refused" = refuses {
     settings.ralph.maxIterations.complex = 200;
     says = [
@@ -530,6 +546,29 @@ in
     });
     expected = 3;
   };
+
+  "pruning the images that a rollback needs is warned of" =
+    let
+      warnings =
+        flags:
+        (lightModule {
+          services.aistack.enable = true;
+          virtualisation.podman.autoPrune = {
+            enable = true;
+            inherit flags;
+          };
+        }).warnings;
+    in
+    {
+      expr = [
+        (warnings [ ])
+        (map (lib.hasPrefix "virtualisation.podman.autoPrune.flags removes") (warnings [ "--all" ]))
+      ];
+      expected = [
+        [ ]
+        [ true ]
+      ];
+    };
 
   "NixOS gets the same messages" =
     let

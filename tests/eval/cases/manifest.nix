@@ -267,6 +267,47 @@ in
     ];
   };
 
+  "who logs in to a PostgreSQL of one's own is said, and not left to the hooks" = {
+    expr =
+      map
+        (
+          health:
+          lib.getAttrs
+            [
+              "user"
+              "database"
+            ]
+            (service {
+              port = 5432;
+              health = health // {
+                kind = "postgres";
+              };
+            }).probe
+        )
+        [
+          { }
+          { user = "me"; }
+          {
+            user = "me";
+            database = "mine";
+          }
+        ];
+    expected = [
+      {
+        user = "postgres";
+        database = "postgres";
+      }
+      {
+        user = "me";
+        database = "me";
+      }
+      {
+        user = "me";
+        database = "mine";
+      }
+    ];
+  };
+
   "devices are looked for before the start, by the host's path; CDI names are no paths" = {
     expr =
       (service {
