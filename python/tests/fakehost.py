@@ -206,6 +206,10 @@ class FakeHost:
         """Let systemd say this of a service's rollback unit."""
         self._write_unit(self.root / "units", f"aistack-rollback@{name}.service", active, {})
 
+    def retry_timer(self, name: str, active: str) -> None:
+        """Let systemd say this of the timer that starts a failed service again."""
+        self._write_unit(self.root / "units", f"aistack-retry@{name}.timer", active, {})
+
     @staticmethod
     def _write_unit(folder: Path, unit: str, active: str, properties: dict[str, str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -229,6 +229,7 @@ def test_failed_dependents_are_started_again(host: fakehost.FakeHost) -> None:
         {
             "app": fakehost.service("app", probe=fakehost.probe("exec", None, command=["true"])),
             "web": fakehost.service("web", dependsOn=["app"]),
+            "shop": fakehost.service("shop", dependsOn=["app"]),
         }
     )
     host.release("app", 1, "good")
@@ -236,6 +237,8 @@ def test_failed_dependents_are_started_again(host: fakehost.FakeHost) -> None:
     host.images(fakehost.image(1), fakehost.image(2))
     host.unit("app", "failed")
     host.unit("web", "failed")
+    host.retry_timer("web", "active")
+    host.unit("shop", "failed")  # and stopped by hand then, which took its timer along
     host.when("restart", UNIT, service="app", active="active", release=1)
     answer = host.run("rollback", "app", "--yes", "--json")
     assert answer.code == 0

@@ -55,6 +55,7 @@ class Row:
     release: Release | None = None
     declared: Release | None = None
     reason: str | None = None
+    notice: str | None = None  # what is right with the service and wrong beside it
     checks: Sequence[dict[str, Any]] = ()
     hint: str | None = None
 
@@ -76,6 +77,7 @@ class Row:
             "declared_release": _release_data(self.declared),
             "runs_declared": None if self.release is None else not self.off_course,
             "reason": self.reason,
+            "notice": self.notice,
             "failed_checks": list(self.checks),
             "next": self.hint,
         }
@@ -221,6 +223,7 @@ def _container_row(manifest: Manifest, service: Service, units: dict[str, dict[s
         release=_release(service, state, verdict, store),
         declared=store.declared(service.name) if store is not None else None,
         reason=_reason(state, unit, verdict),
+        notice=verdict.get("notice") if state in (READY, STARTING) else None,
         checks=failed if state != READY else (),
         hint=_hint(state, service, unit, verdict, failed),
     )
@@ -288,9 +291,11 @@ def _reason(state: str, unit: dict[str, str], verdict: dict[str, Any]) -> str | 
     if state == STOPPED:
         return None if verdict else "not started since boot"
     reason = verdict.get("reason")
+    result = unit.get("Result", "unknown")
+    if state == FAILED and verdict.get("phase") == runtime.READY:
+        return f"it was ready and its unit failed then ({result})"
     if reason:
         return str(reason)
-    result = unit.get("Result", "unknown")
     return None if state in NOT_YET else f"its unit failed ({result})"
 
 
@@ -362,6 +367,8 @@ def _show_details(row: Row) -> None:
         show = f"aistack releases {row.service} --log {row.declared.id}"
         go = f"aistack rollback {row.service} --to {row.declared.id}"
         output.indented(f"next: {show if row.declared.state == BAD else go}", 2)
+    if row.notice is not None:
+        output.line(f"{row.service}: {row.notice}")
     if row.state == READY:
         return
     output.line(f"{row.service}: {row.state}" + (f": {row.reason}" if row.reason else ""))

@@ -53,6 +53,7 @@ def await_ready(manifest: Manifest, name: str) -> int:
         preflightSeconds=verdict.get("preflightSeconds", 0.0),
         readySeconds=round(spent, 3),
         checks=[],
+        notice=verdict.get("notice"),
         reason=result.detail,
     )
     _enter_probation(manifest, service, verdict.get("release"))
@@ -148,18 +149,14 @@ def revive_dependents(manifest: Manifest, name: str) -> list[str]:
 
     Returns their names. A dependent that somebody stopped, or that failed for another reason, is left alone.
     """
-    waiting = []
+    blaming = []
     for dependent in manifest.dependents(name):
         verdict = runtime.read_verdict(manifest, dependent)
         blamed = any(c.get("subject") == f"dependency {name}" and not c.get("ok") for c in verdict.get("checks", []))
         if verdict.get("phase") == runtime.PREFLIGHT and blamed:
-            waiting.append(dependent)
-    if not waiting:
-        return []
-    units = {manifest.services[dependent].unit: dependent for dependent in waiting}
-    failed = [unit for unit, state in runtime.unit_states(units).items() if state["ActiveState"] == "failed"]
-    if failed:
-        runtime.systemctl("reset-failed", *failed)
-        runtime.systemctl("start", "--no-block", *failed)
-        runtime.say(f"{name} is back: starting {', '.join(units[unit] for unit in failed)} again")
-    return [units[unit] for unit in failed]
+            blaming.append(dependent)
+    waiting = runtime.waiting(manifest, blaming) if blaming else []
+    if waiting:
+        runtime.start_again(manifest, waiting)
+        runtime.say(f"{name} is back: starting {', '.join(waiting)} again")
+    return waiting

@@ -28,14 +28,17 @@ _LOG_LINES = 40
 
 
 class Decision:
-    """What to do about a failed unit and why; `target` is the release to go back to."""
+    """What to do about a failed unit and why; `target` is the release to go back to, `absent` what it waits for."""
 
-    __slots__ = ("action", "reason", "target")
+    __slots__ = ("absent", "action", "reason", "target")
 
-    def __init__(self, action: str, reason: str, target: Release | None = None) -> None:
+    def __init__(
+        self, action: str, reason: str, target: Release | None = None, absent: preflight.Check | None = None
+    ) -> None:
         self.action = action
         self.reason = reason
         self.target = target
+        self.absent = absent
 
 
 class Outcome:
@@ -53,15 +56,24 @@ class Outcome:
 def on_failure(manifest: Manifest, name: str) -> int:
     """Act on the failed unit of `name`; returns the hook's exit code (8: down, nothing to go back to)."""
     service = manifest.container_service(name)
-    state = runtime.unit_states([service.unit]).get(service.unit, {})
-    if state.get("ActiveState") != "failed":
-        runtime.say(f"{name} is {state.get('ActiveState', 'unknown')} again: nothing to do")
+    state = runtime.unit_states([service.unit], "NRestarts").get(service.unit, {})
+    if _under_way(name, state):
+        return DONE
+    if state.get("Result") == "start-limit-hit" and state.get("NRestarts") == "0":
+        # It did not end by itself. Restarts by hand count as much as crashes, and the last one was refused.
+        _start(service)
+        runtime.say(f"{name} was restarted by hand more often than its start limit allows: started once more")
         return DONE
     store = open_store(manifest)
     try:
-        release = store.current(name)
+        release = _last_run(manifest, service, store)
         decision = decide(manifest, service, store, release, state.get("Result", "unknown"))
+        # Asking the dependencies takes a while, in which somebody may have started it.
+        if _under_way(name, runtime.unit_states([service.unit]).get(service.unit, {})):
+            return DONE
         if decision.action == TRY_AGAIN:
+            if decision.absent is not None:
+                _wait_for(manifest, service, release, decision.absent)
             runtime.systemctl("restart", "--no-block", f"aistack-retry@{name}.timer")
             runtime.say(f"{name}: not rolled back: {decision.reason}; tried again in a while")
             return DONE
@@ -72,6 +84,41 @@ def on_failure(manifest: Manifest, name: str) -> int:
         return report(name, release, decision.target, outcome)
     finally:
         store.close()
+
+
+def _under_way(name: str, state: dict[str, str]) -> bool:
+    if state.get("ActiveState") == "failed":
+        return False
+    runtime.say(f"{name} is {state.get('ActiveState', 'unknown')} again: nothing to do")
+    return True
+
+
+def _start(service: Service) -> None:
+    runtime.systemctl("reset-failed", service.unit)
+    runtime.systemctl("start", "--no-block", service.unit)
+
+
+def _last_run(manifest: Manifest, service: Service, store: Store) -> Release | None:
+    """The release that failed. Not always the current one: it may not have been there to run."""
+    started = runtime.read_verdict(manifest, service.name).get("release")
+    ran = store.get(service.name, started) if isinstance(started, int) else None
+    return ran or store.current(service.name)
+
+
+def _wait_for(manifest: Manifest, service: Service, release: Release | None, absent: preflight.Check) -> None:
+    """Record that the service waits for a dependency, as if it had been missing before the start.
+
+    What the start itself found is no evidence against the release, and the dependency's return starts it again.
+    """
+    runtime.write_verdict(
+        manifest,
+        service.name,
+        phase=runtime.PREFLIGHT,
+        ok=False,
+        release=release.id if release is not None else None,
+        checks=[absent.data()],
+        reason=f"{absent.subject}: {absent.kind}",
+    )
 
 
 def decide(manifest: Manifest, service: Service, store: Store, release: Release | None, result: str) -> Decision:
@@ -86,7 +133,8 @@ def decide(manifest: Manifest, service: Service, store: Store, release: Release 
         return Decision(TRY_AGAIN, f"{release} is proven, so it is restarted ({verdict.get('reason', result)})")
     absent = _absent_dependency(manifest, service)
     if absent is not None:
-        return Decision(TRY_AGAIN, f"{absent.subject} does not answer ({absent.kind}), not the release's fault")
+        why = f"{absent.subject} does not answer ({absent.kind}), not the release's fault"
+        return Decision(TRY_AGAIN, why, absent=absent)
     if phase == runtime.NOT_READY:
         reason = f"never ready ({verdict.get('reason')})"
     elif phase == runtime.READY:
@@ -162,15 +210,11 @@ def _verify(manifest: Manifest, service: Service) -> str | None:
 def restore_dependents(manifest: Manifest, name: str) -> list[str]:
     """Start again every failed service that depends on `name`, directly or not; returns those that were started.
 
-    A service that somebody stopped is not failed, and stays stopped.
+    A service that somebody stopped stays stopped.
     """
-    units = {manifest.services[dependent].unit: dependent for dependent in manifest.closure(name)}
-    states = runtime.unit_states(units)
-    failed = [unit for unit in units if states.get(unit, {}).get("ActiveState") == "failed"]
-    if failed:
-        runtime.systemctl("reset-failed", *failed)
-        runtime.systemctl("start", "--no-block", *failed)
-    return [units[unit] for unit in failed]
+    waiting = runtime.waiting(manifest, manifest.closure(name))
+    runtime.start_again(manifest, waiting)
+    return waiting
 
 
 def report(name: str, bad: Release | None, target: Release, outcome: Outcome) -> int:
@@ -199,7 +243,8 @@ def _stay_down(
         reason=reason,
     )
     runtime.say(
-        f"{service.name} is DOWN: {release}: {reason}; mend it, then: systemctl start {service.unit} "
+        f"{service.name} is DOWN: {release}: {reason}; mend it, then: "
+        f"systemctl reset-failed {service.unit}; systemctl start {service.unit} "
         f"(its log: aistack releases {service.name} --log {release.id if release is not None else ''})"
     )
     return DOWN
@@ -258,6 +303,5 @@ def retry(manifest: Manifest, name: str) -> int:
     service = manifest.container_service(name)
     state = runtime.unit_states([service.unit]).get(service.unit, {})
     if state.get("ActiveState") == "failed":
-        runtime.systemctl("reset-failed", service.unit)
-        runtime.systemctl("start", "--no-block", service.unit)
+        _start(service)
     return DONE

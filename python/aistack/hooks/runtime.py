@@ -116,6 +116,33 @@ def unit_states(units: Iterable[str], *properties: str) -> dict[str, dict[str, s
     return found
 
 
+def waiting(manifest: Manifest, names: Iterable[str]) -> list[str]:
+    """Those of the named services that failed and are to be started again.
+
+    Stopping a failed unit leaves it failed, but takes its retry timer along: one without is left alone.
+    """
+    wanted = list(names)
+    parts = {
+        name: (manifest.services[name].unit, f"aistack-retry@{name}.timer", f"aistack-rollback@{name}.service")
+        for name in wanted
+    }
+    states = unit_states([unit for units in parts.values() for unit in units])
+
+    def is_waiting(name: str) -> bool:
+        unit, timer, decision = (states.get(part, {}).get("ActiveState") for part in parts[name])
+        return unit == "failed" and (timer == "active" or decision == "activating")
+
+    return [name for name in wanted if is_waiting(name)]
+
+
+def start_again(manifest: Manifest, names: Iterable[str]) -> None:
+    """Start the named services without waiting, whatever their start limit says."""
+    units = [manifest.services[name].unit for name in names]
+    if units:
+        systemctl("reset-failed", *units)
+        systemctl("start", "--no-block", *units)
+
+
 def journal_tail(unit: str, lines: int = 40, since: float | None = None) -> str:
     """The last lines the journal has of a unit (container output included), not older than `since` (Unix time)."""
     command = ["journalctl", "--unit", unit, "--lines", str(lines), "--output", "short-iso", "--no-pager", "--quiet"]

@@ -11,7 +11,7 @@ import time
 from aistack.hooks import preflight, runtime
 from aistack.hooks.errors import DEPENDENCY_MISSING, DONE, UNEXPECTED, HookError
 from aistack.hooks.preflight import IMAGE_MISSING, Check
-from aistack.hooks.releases import Damaged, Release, Store
+from aistack.hooks.releases import BAD, Damaged, Release, Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def start_pre(manifest: Manifest, name: str) -> int:
             runtime.say(f"{name}: {current} is given up ({before.get('reason')}); its rollback comes next")
             return UNEXPECTED
         names = runtime.images()
-        release, trouble = choose(manifest, service, store, names)
+        release, trouble, notice = choose(manifest, service, store, names)
     finally:
         store.close()
     # A start that follows a failed preflight within seconds is systemd's own second try: what it lacked already had its
@@ -60,6 +60,7 @@ def start_pre(manifest: Manifest, name: str) -> int:
         beganAt=began,
         preflightSeconds=round(time.time() - began, 3),
         checks=[check.data() for check in checks],
+        notice=notice,
         reason="the container is being started",
     )
     return DONE
@@ -81,10 +82,10 @@ def open_store(manifest: Manifest) -> Store:
 
 def choose(
     manifest: Manifest, service: Service, store: Store, names: dict[str, str]
-) -> tuple[Release | None, Check | None]:
-    """The release to run, and what is wrong with the declared image if something is.
+) -> tuple[Release | None, Check | None, str | None]:
+    """The release to run, what keeps it from running, and what an administrator should know about the choice.
 
-    A declared image that cannot be had does not take a working service down: its last good release runs on.
+    A declared image that cannot be had does not take a working service down: the release that ran before runs on.
     """
     environment = runtime.public_environment(manifest, service)
     try:
@@ -93,27 +94,32 @@ def choose(
         running = _available(store, service, names)
         if running is None:
             fix = f"podman pull {service.image_ref}, or correct services.aistack.services.{service.name}.image"
-            return None, Check(f"image {service.image_ref}", IMAGE_MISSING, str(error), fix=fix)
-        runtime.say(f"{service.name}: image {service.image_ref} cannot be had: {error}; {running} runs on")
-        return running, None
+            return None, Check(f"image {service.image_ref}", IMAGE_MISSING, str(error), fix=fix), None
+        lost = f"the declared image {service.image_ref} cannot be had: {error}; {running} runs on"
+        runtime.say(f"{service.name}: {lost}")
+        return running, None, lost
     release = store.declare(service.name, identifier, service.image_ref, environment, service.raw)
+    notice: str | None = None
     if release.image_id not in names.values() and runtime.image_id(release.image_id) is None:
         other = _available(store, service, names)
         if other is None:
-            return None, Check(f"image of {release}", IMAGE_MISSING, "is not in podman's storage any more")
-        runtime.say(f"{service.name}: the image of {release} is gone; {other} runs instead")
+            missing = Check(f"image of {release}", IMAGE_MISSING, "is not in podman's storage any more")
+            return None, missing, None
+        notice = f"the image of {release} is gone; {other} runs instead"
+        runtime.say(f"{service.name}: {notice}")
         store.choose(other)
         release = other
     declared = store.declared(service.name)
     if declared is not None and declared.id != release.id:
         why = f": {declared.reason}" if declared.reason else ""
         runtime.say(f"{service.name}: {release} runs, not the declared {declared} ({declared.state}{why})")
-    return release, None
+    return release, None, notice
 
 
 def _available(store: Store, service: Service, names: dict[str, str]) -> Release | None:
+    """What can run instead of a release whose image is not here: the current one, else the newest good one."""
     current = store.current(service.name)
-    candidates = [current] if current is not None and current.proven else []
+    candidates = [current] if current is not None and current.state != BAD else []
     candidates += [release for release in store.history(service.name) if release.proven]
     return next((release for release in candidates if release.image_id in names.values()), None)
 
