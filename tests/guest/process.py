@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from guest.errors import CommandFailed
+from guest.errors import CommandFailed, GuestError
 
 DEFAULT_TIMEOUT = 60.0
 """Seconds a host command may take unless its caller says otherwise."""
@@ -69,6 +70,27 @@ def run(
         err=(err or b"").decode(errors="replace"),
         timed_out=timed_out,
     )
+
+
+NO_NETWORK = re.compile(
+    "Temporary failure|Could not resolve|Could not connect|Failed to fetch|Network is unreachable"
+    "|NewConnectionError|Name or service not known|Connection timed out|Max retries exceeded"
+)
+
+
+def fetch(what: str, command: Sequence[str | Path], *, timeout: float, log: Path) -> None:
+    """Run a command that downloads `what`; where it failed for want of a network, say so plainly."""
+    try:
+        check(command, timeout=timeout, log=log, env={"LC_ALL": "C.UTF-8"})
+    except CommandFailed as error:
+        for line in log.read_text(errors="replace").splitlines():
+            if NO_NETWORK.search(line):
+                raise GuestError(
+                    f"{what} cannot be downloaded: is there a network?",
+                    why=line.strip(),
+                    next_step=f"check the network, its name servers and http_proxy; the rest is in {log}",
+                ) from error
+        raise
 
 
 def kill_group(leader: int) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from guest import paths
 from guest.cache import Entry, key_of
-from guest.process import check
+from guest.process import fetch
 
 SUITE = "trixie"
 BUILD_TIMEOUT = 900.0
@@ -86,11 +85,10 @@ def build(target: Path) -> None:
 def mmdebstrap(packages: tuple[str, ...], target: Path, *, log: Path, options: tuple[str, ...] = ()) -> None:
     """Make a minimal Debian with `packages` in `target`, a folder or a .tar file."""
     wanted = f"--include={','.join(packages)}"
-    check(
+    fetch(
+        "Debian's packages",
         ["mmdebstrap", "--variant=minbase", "--mode=root", wanted, *SLIM, *options, SUITE, target],
         timeout=BUILD_TIMEOUT,
-        # A shell from a desktop may carry a language the new root does not have.
-        env={"LC_ALL": "C.UTF-8", "TMPDIR": os.environ.get("TMPDIR", "/var/tmp")},
         log=log,
     )
 

@@ -4,8 +4,8 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from guest.errors import CommandFailed
-from guest.process import check, run
+from guest.errors import CommandFailed, GuestError
+from guest.process import check, fetch, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,3 +41,14 @@ def test_a_failure_with_a_log_quotes_and_names_it(tmp_path: Path) -> None:
         check(["sh", "-c", "echo reason >&2; exit 7"], log=log)
     assert "reason" in str(caught.value)
     assert f"read {log}" in str(caught.value)
+
+
+def test_a_download_without_a_network_is_said_plainly(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    fails = ["sh", "-c", "echo \"Err: Temporary failure resolving 'mirror'\" >&2; exit 25"]
+    with pytest.raises(GuestError) as caught:
+        fetch("the wheel", fails, timeout=10, log=log)
+    assert str(caught.value).startswith("the wheel cannot be downloaded: is there a network?")
+    assert "Temporary failure resolving 'mirror'" in str(caught.value)
+    with pytest.raises(CommandFailed, match="a command failed"):
+        fetch("the wheel", ["sh", "-c", "exit 1"], timeout=10, log=tmp_path / "other")
