@@ -33,7 +33,8 @@ def start_pre(manifest: Manifest, name: str) -> int:
     try:
         current = store.current(name)
         if current is not None and _given_up(service, current, before):
-            runtime.say(f"{name}: {current} is given up ({before.get('reason')}); its rollback comes next")
+            then = "it is started again in a while" if current.proven else "its rollback comes next"
+            runtime.say(f"{name}: {current} is given up ({before.get('reason')}); {then}")
             return UNEXPECTED
         names = runtime.images()
         release, trouble, notice = choose(manifest, service, store, names)
@@ -174,19 +175,23 @@ def put_live(service: Service, release: Release, names: dict[str, str]) -> None:
 
 
 def _given_up(service: Service, current: Release, before: dict[str, Any]) -> bool:
-    """Whether this unproven release had its chance: a full start timeout, or three starts that ended by themselves.
+    """Whether this release had its chance: a full start timeout, or three starts that ended by themselves.
 
-    Failing at once then uses up the start limit, and OnFailure= hands the release to its rollback. The rollback
-    replaces the verdict, so a later start by hand is a real one.
+    Failing at once then uses up the start limit, so the start ends for whoever waits for it, and OnFailure= acts: an
+    unproven release goes to its rollback, which replaces the verdict, so a later start by hand is a real one. A proven
+    one is given up for this series of systemd's own restarts only, and aistack-retry@ begins the next.
     """
-    if current.proven or before.get("release") != current.id:
+    if before.get("release") != current.id:
         return False
-    if before.get("phase") == runtime.NOT_READY and before.get("decisive") is True:
+    phase = before.get("phase")
+    decisive = phase == runtime.NOT_READY and before.get("decisive") is True
+    if decisive and not current.proven:
         return True
-    if before.get("phase") not in (runtime.STARTING, runtime.NOT_READY, runtime.READY):
+    # A proven release that was ready and ended is restarted for as long as it comes back.
+    if phase not in (runtime.STARTING, runtime.NOT_READY) and (current.proven or phase != runtime.READY):
         return False
     state = runtime.unit_states([service.unit], "NRestarts").get(service.unit, {})
-    return int(state.get("NRestarts", "0")) >= STARTS
+    return int(state.get("NRestarts", "0")) >= (1 if decisive else STARTS)
 
 
 def _refuse(manifest: Manifest, name: str, release: Release | None, checks: list[Check]) -> None:
