@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -104,6 +105,7 @@ class Entry:
             for path in paths.cache().glob(f"{self.kind}-*")
             if path.is_dir() and path != self.path and path.suffix != ".part"
         ]
+        others = [path for path in others if str(path) not in _below_guests()]
         others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
         for path in others[KEEP_OLD:]:
             try:
@@ -111,6 +113,12 @@ class Entry:
                     remove(path)
             except BlockingIOError:
                 continue
+
+
+def _below_guests() -> set[str]:
+    """Return the entries that guests were made from, running or not."""
+    rows = [json.loads(file.read_text()) for file in paths.guests().glob("*/made-from.json")]
+    return {str(value) for row in rows for value in row.values()}
 
 
 def fingerprint(folder: Path) -> str:
@@ -132,5 +140,22 @@ def remove(path: Path) -> None:
     """Remove a folder that may not be there; refuse anything outside the cache."""
     if paths.cache().resolve() not in path.resolve().parents:
         raise GuestError(f"refusing to remove {path}", why=f"it is not inside the cache {paths.cache()}")
-    if path.is_dir():
-        shutil.rmtree(path)
+    if not path.is_dir():
+        return
+    mounted = mounts_below(path)
+    if mounted:
+        raise GuestError(
+            f"refusing to remove {path}",
+            why=f"something is mounted there, and would be emptied: {', '.join(mounted)}",
+            next_step=f"umount {' '.join(mounted)}",
+        )
+    shutil.rmtree(path)
+
+
+def mounts_below(path: Path, mountinfo: str | None = None) -> list[str]:
+    """Return the mount points at and below `path` in this process's mount namespace."""
+    text = Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo
+    # Blanks in a name are written as octal numbers.
+    points = [Path(line.split()[4].encode().decode("unicode_escape")) for line in text.splitlines()]
+    wanted = path.resolve()
+    return [str(point) for point in points if point == wanted or wanted in point.parents]

@@ -48,6 +48,7 @@ class Machine:
         """Boot the guest; does nothing if it is on."""
         del allow_reboot
         if not self.booted:
+            self._has_time()
             with self.nested("starting the guest"):
                 self._guest.start()
 
@@ -101,8 +102,7 @@ class Machine:
         return (code if check_return else -1, out)
 
     def _run(self, command: list[str], timeout: float) -> tuple[int, str]:
-        if self._deadline.left <= 0:
-            raise WaitTimedOut(f"no time left: the scenario has {self._deadline.seconds:.0f} s")
+        self._has_time()
         with tempfile.TemporaryFile() as errors:
             result = run(self._guest.enter(command), timeout=timeout, stderr=errors)
             errors.seek(0)
@@ -110,6 +110,10 @@ class Machine:
         if text.strip():
             self._log.line(text)
         return result.code, result.out
+
+    def _has_time(self) -> None:
+        if self._deadline.left <= 0:
+            raise WaitTimedOut(f"no time left: the scenario has {self._deadline.seconds:.0f} s")
 
     def succeed(self, *commands: str, timeout: int | None = None) -> str:
         """Run bash commands that have to work; return all they printed."""

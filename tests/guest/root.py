@@ -87,7 +87,14 @@ def mmdebstrap(packages: tuple[str, ...], target: Path, *, log: Path, options: t
     wanted = f"--include={','.join(packages)}"
     fetch(
         "Debian's packages",
-        ["mmdebstrap", "--variant=minbase", "--mode=root", wanted, *SLIM, *options, SUITE, target],
+        [
+            # In a mount namespace of its own: what it mounts goes with it, even if it is killed.
+            *("unshare", "--mount", "mmdebstrap", "--variant=minbase", "--mode=root", wanted),
+            *SLIM,
+            *options,
+            SUITE,
+            target,
+        ],
         timeout=BUILD_TIMEOUT,
         log=log,
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from guest import host, images, paths, root, scenario
 from guest.cache import fingerprint
+from guest.deadline import Deadline
 from guest.errors import GuestError, Skipped
 from guest.guest import Guest, known
 from guest.log import Log
@@ -42,6 +43,8 @@ class Interrupted(Exception):
 def main(arguments: list[str] | None = None) -> int:
     """Run the scenarios; the exit code is 0 only if none failed and there was one to run."""
     options = _parse(arguments)
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, _interrupt)
     try:
         chosen = _chosen(options.scenario)
         if options.list:
@@ -56,13 +59,13 @@ def main(arguments: list[str] | None = None) -> int:
             images.ensure()
             _say(f"ready after {time.monotonic() - started:.1f} s")
         before = _cache_state()
-        outcomes = _run_all(chosen * options.repeat, options)
+        outcomes = Runner(options).run(chosen * options.repeat)
         outcomes += _cache_unchanged(before)
     except GuestError as error:
         print(f"guest: {error}", file=sys.stderr)
         return 1
     except Interrupted:
-        _say("interrupted: guests are gone")
+        _say("interrupted; the guests are gone")
         return 130
     if options.report:
         rows = [{**asdict(outcome), "log": str(outcome.log)} for outcome in outcomes]
@@ -112,62 +115,70 @@ def reap() -> None:
                 guest.destroy()
 
 
-def _run_all(items: list[Scenario], options: argparse.Namespace) -> list[Outcome]:
-    stop = threading.Event()
+class Runner:
+    """Runs scenarios, some at a time, until they are done or somebody interrupts."""
 
-    def interrupt(*_: object) -> None:
-        stop.set()
-        raise Interrupted
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._deadlines: list[Deadline] = []
+        self._stopped = threading.Event()
 
-    for ending in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ending, interrupt)
-    outcomes: list[Outcome] = []
-    running: set[Future[Outcome]] = set()
-    with ThreadPoolExecutor(max(1, options.jobs)) as pool:
+    def run(self, items: list[Scenario]) -> list[Outcome]:
+        """Run `items` and report each as it ends; raise Interrupted when all guests are gone."""
+        outcomes: list[Outcome] = []
+        with ThreadPoolExecutor(max(1, self._options.jobs)) as pool:
+            running = {pool.submit(self._one, item, number) for number, item in enumerate(items)}
+            try:
+                while running:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        outcomes.append(future.result())
+                        _report(outcomes[-1])
+            except Interrupted:
+                self._stop(running)
+                raise
+        return outcomes
+
+    def _stop(self, running: set[Future[Outcome]]) -> None:
+        _say("interrupted: removing the guests")
+        self._stopped.set()
+        for future in running:
+            future.cancel()
+        for deadline in self._deadlines:
+            deadline.cancel()
+        # A guest that is gone ends whatever its scenario waits for.
+        for guest in known():
+            if guest.name.startswith(f"{PREFIX}{os.getpid()}-"):
+                guest.kill()
+
+    def _one(self, item: Scenario, number: int) -> Outcome:
+        started = time.monotonic()
+        suffix = f"-{number}" if self._options.repeat > 1 else ""
+        log = Log(paths.logs() / f"{item.name}{suffix}.log", verbose=self._options.verbose)
+        deadline = Deadline(item.time_limit)
+        self._deadlines.append(deadline)
+        if self._stopped.is_set():
+            deadline.cancel()
         try:
-            for number, item in enumerate(items):
-                running.add(pool.submit(_run_one, item, number, options, stop))
-            while running:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    outcome = future.result()
-                    outcomes.append(outcome)
-                    _report(outcome)
-        except Interrupted:
-            for future in running:
-                future.cancel()
-            # A guest that is gone ends whatever its scenario waits for.
-            kill_own()
-            raise
-    return outcomes
+            guest = Guest(f"{PREFIX}{os.getpid()}-{number}")
+            scenario.run(item, guest, log, deadline, keep=self._options.keep)
+            result, reason = "passed", ""
+        except Skipped as skipped:
+            result, reason = "skipped", str(skipped)
+        except Exception as error:  # noqa: BLE001
+            # Whatever a test script raises is a failure of that scenario, and the others go on.
+            notes = getattr(error, "__notes__", [])
+            result, reason = "failed", "\n".join([f"{type(error).__name__}: {error}", *notes])
+        finally:
+            log.close()
+        return Outcome(item.name, result, time.monotonic() - started, log.path, reason)
 
 
-def kill_own() -> None:
-    """Kill every guest of this run."""
-    for guest in known():
-        if guest.name.startswith(f"{PREFIX}{os.getpid()}-"):
-            guest.kill()
-
-
-def _run_one(item: Scenario, number: int, options: argparse.Namespace, stop: threading.Event) -> Outcome:
-    started = time.monotonic()
-    suffix = f"-{number}" if options.repeat > 1 else ""
-    log = Log(paths.logs() / f"{item.name}{suffix}.log", verbose=options.verbose)
-    guest = Guest(f"{PREFIX}{os.getpid()}-{number}")
-    try:
-        if stop.is_set():
-            return Outcome(item.name, "failed", 0.0, log.path, "interrupted")
-        scenario.run(item, guest, log, keep=options.keep)
-        result, reason = "passed", ""
-    except Skipped as skipped:
-        result, reason = "skipped", str(skipped)
-    except Exception as error:  # noqa: BLE001
-        # Whatever a test script raises is a failure of that scenario, and the others go on.
-        notes = getattr(error, "__notes__", [])
-        result, reason = "failed", "\n".join([f"{type(error).__name__}: {error}", *notes])
-    finally:
-        log.close()
-    return Outcome(item.name, result, time.monotonic() - started, log.path, reason)
+def _interrupt(*_: object) -> None:
+    # Once: a second Ctrl-C must not cut the cleaning up short.
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.SIG_IGN)
+    raise Interrupted
 
 
 def _cache_state() -> dict[Path, str]:

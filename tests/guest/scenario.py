@@ -75,14 +75,14 @@ def _retry(fn: Callable[[bool], bool], timeout: int = 900) -> None:
         raise GuestError(f"not true after {timeout} s of trying")
 
 
-def run(scenario: Scenario, guest: Guest, log: Log, *, keep: bool = False) -> None:
+def run(scenario: Scenario, guest: Guest, log: Log, deadline: Deadline, *, keep: bool = False) -> None:
     """Run a scenario in a fresh guest in which the stack is installed and not started.
 
-    Raises what the script raises. The guest is removed afterwards unless `keep`.
+    Raises what the script raises. The guest is removed afterwards unless `keep`. `deadline` bounds
+    all of it; cancelling it from another thread ends the scenario.
     """
     if scenario.skip:
         raise Skipped(scenario.skip)
-    deadline = Deadline(scenario.time_limit)
     machine = Machine(guest, log, deadline)
     with root.entry().in_use() as lower, images.entry().in_use() as storage:
         try:

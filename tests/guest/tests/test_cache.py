@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import json
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from guest.cache import Entry, key_of, locked, remove
+from guest.cache import Entry, key_of, locked, mounts_below, remove
 from guest.errors import GuestError
 
 if TYPE_CHECKING:
@@ -78,6 +79,15 @@ def test_an_entry_in_use_is_not_pruned(cache: Path) -> None:
         assert (cache / "kind-k1").is_dir()
 
 
+def test_what_a_guest_was_made_from_is_not_pruned(cache: Path) -> None:
+    Entry("kind", "k1").ensure(lambda _: None)
+    (cache / "guests/demo").mkdir(parents=True)
+    (cache / "guests/demo/made-from.json").write_text(json.dumps({"root": str(cache / "kind-k1")}))
+    for key in ("k2", "k3"):
+        Entry("kind", key).ensure(lambda _: None)
+    assert (cache / "kind-k1").is_dir()
+
+
 def test_a_lock_that_somebody_has_is_refused_at_once_without_waiting(cache: Path) -> None:
     with locked(cache / "lock"), pytest.raises(BlockingIOError), locked(cache / "lock", wait=False):
         pass
@@ -97,6 +107,13 @@ def test_the_key_follows_names_content_and_modes(tmp_path: Path) -> None:
     keys.add(key_of([folder]))
     assert len(keys) == 4
     assert key_of(["ab", "c"]) != key_of(["a", "bc"])
+
+
+def test_what_is_mounted_inside_is_found(tmp_path: Path) -> None:
+    row = "30 25 0:26 / {} rw - tmpfs tmpfs rw"
+    rows = [row.format(name) for name in (tmp_path / "a/dev", f"{tmp_path}/a\\040b/sys", tmp_path / "b")]
+    assert mounts_below(tmp_path / "a", "\n".join(rows)) == [f"{tmp_path}/a/dev"]
+    assert mounts_below(tmp_path / "a b", "\n".join(rows)) == [f"{tmp_path}/a b/sys"]
 
 
 def test_nothing_outside_the_cache_is_removed(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,7 @@ from guest.scenario import TIME_LIMIT, Scenario, discover
 from guest.scenario import run as run_scenario
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -37,9 +39,19 @@ def test_a_skipped_scenario_boots_nothing_and_gives_its_reason(tmp_path: Path) -
     item = Scenario("x", tmp_path / "x.py", "no such hardware", 1)
     log = Log(tmp_path / "log")
     with pytest.raises(Skipped, match="no such hardware"):
-        run_scenario(item, Guest("none"), log)
+        run_scenario(item, Guest("none"), log, Deadline(1))
 
 
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """The handlers of this process, restored afterwards."""
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals")
 def test_an_unknown_scenario_is_refused_with_the_known_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(["--list", "no-such-scenario"]) == 1
     assert "there are:" in capsys.readouterr().err
