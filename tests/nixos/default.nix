@@ -8,6 +8,9 @@ let
     map (lib.removeSuffix suffix) (
       lib.filter (file: lib.hasSuffix suffix file && !lib.hasPrefix "_" file) files
     );
+  # `# nixos: skip REASON`: a scenario about what NixOS does not have.
+  applies = name: builtins.match ".*\n# nixos: skip [^\n]+\n.*" (script name) == null;
+  script = name: builtins.readFile (./. + "/${name}.py");
   scripts = withSuffix ".py";
   modules = lib.subtractLists [ "default" "node" ] (withSuffix ".nix");
   alone = lib.subtractLists scripts modules;
@@ -18,9 +21,9 @@ let
       imports = lib.optional (lib.elem name modules) (./. + "/${name}.nix");
       name = "aistack-${name}";
       nodes.machine = ./node.nix;
-      testScript = builtins.readFile ./_prelude.py + builtins.readFile (./. + "/${name}.py");
+      testScript = builtins.readFile ./_prelude.py + script name;
     };
 in
 lib.throwIf (alone != [ ])
   "tests/nixos has modules without a test script: ${toString (map (name: "${name}.nix") alone)}"
-  (lib.genAttrs scripts test)
+  (lib.genAttrs (lib.filter applies scripts) test)
