@@ -12,8 +12,7 @@
         "aarch64-linux"
       ];
       forEachSystem =
-        f:
-        lib.genAttrs systems (system: f (nixpkgs.legacyPackages.${system}.extend self.overlays.default));
+        f: lib.genAttrs systems (system: f (nixpkgs.legacyPackages.${system}.extend self.overlays.default));
       demo = pkgs: import ./nix/demo-vm.nix { inherit lib nixpkgs pkgs; };
     in
     {
@@ -36,9 +35,7 @@
         };
       });
 
-      nixosConfigurations.demo = demo (
-        nixpkgs.legacyPackages.x86_64-linux.extend self.overlays.default
-      );
+      nixosConfigurations.demo = demo (nixpkgs.legacyPackages.x86_64-linux.extend self.overlays.default);
 
       checks = forEachSystem (pkgs: import ./nix/checks { inherit lib nixpkgs pkgs; });
       devShells = forEachSystem (pkgs: {

@@ -46,9 +46,7 @@ let
       ../../bundle/install
       ../../bundle/uninstall
       ../../python/aistack-hook
-      (lib.fileset.fileFilter (
-        file: file.hasExt "py" || file.name == "py.typed"
-      ) ../../python/aistack)
+      (lib.fileset.fileFilter (file: file.hasExt "py" || file.name == "py.typed") ../../python/aistack)
     ];
   };
 in

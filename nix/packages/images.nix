@@ -38,9 +38,9 @@ let
           runCommand "aistack-image-${name}-files" { } (
             lib.concatStrings (
               lib.mapAttrsToList (target: file: ''
-                install -D -m ${
-                  if lib.hasPrefix "/etc/" target then "0644" else "0755"
-                } ${../../images + "/${name}/${file}"} $out${target}
+                install -D -m ${if lib.hasPrefix "/etc/" target then "0644" else "0755"} ${
+                  ../../images + "/${name}/${file}"
+                } $out${target}
               '') files
             )
           )

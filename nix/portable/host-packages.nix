@@ -184,9 +184,7 @@ let
 
           ${args.text}'';
       formats =
-        lib.genAttrs formatNames (
-          kind: _: format (name: _: unbuildable "formats.${kind}" name { })
-        )
+        lib.genAttrs formatNames (kind: _: format (name: _: unbuildable "formats.${kind}" name { }))
         // {
           inherit json;
           yaml = json;

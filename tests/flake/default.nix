@@ -10,10 +10,14 @@ let
   root = toString ../..;
 
   flake = import ../../flake.nix;
-  self = flake.outputs {
-    inherit self;
-    nixpkgs = input;
-  } // { outPath = root; };
+  self =
+    flake.outputs {
+      inherit self;
+      nixpkgs = input;
+    }
+    // {
+      outPath = root;
+    };
 
   system = "x86_64-linux";
   packages = self.packages.${system};

@@ -41,13 +41,21 @@ let
   build =
     system: name: attrs: script:
     let
-      told = lib.mapAttrs (
-        _: value:
-        if lib.isAttrs value && !(value ? outPath) || lib.isList value && lib.any lib.isAttrs value then
-          builtins.toJSON value
-        else
-          value
-      ) (removeAttrs attrs [ "meta" "passthru" ]);
+      told =
+        lib.mapAttrs
+          (
+            _: value:
+            if lib.isAttrs value && !(value ? outPath) || lib.isList value && lib.any lib.isAttrs value then
+              builtins.toJSON value
+            else
+              value
+          )
+          (
+            removeAttrs attrs [
+              "meta"
+              "passthru"
+            ]
+          );
       self =
         derivation (
           told
@@ -91,18 +99,18 @@ let
       callPackage = lib.callPackageWith final;
 
       python3 = python;
-      python3Packages =
-        lib.genAttrs pythonNames (name: (host "bash") // { inherit name; })
-        // {
-          inherit python;
-          buildPythonApplication =
-            args: make "${args.pname}-${args.version}" args "cp -r $src $out";
-        };
+      python3Packages = lib.genAttrs pythonNames (name: (host "bash") // { inherit name; }) // {
+        inherit python;
+        buildPythonApplication = args: make "${args.pname}-${args.version}" args "cp -r $src $out";
+      };
 
       postgresql_17 = host "bash" // {
         name = "postgresql";
         withPackages =
-          choose: lib.head (choose { pgvector = host "bash"; });
+          choose:
+          lib.head (choose {
+            pgvector = host "bash";
+          });
       };
 
       runCommand = make;
@@ -110,9 +118,7 @@ let
         name: entries:
         make name { inherit entries; } (
           "mkdir $out\n"
-          + lib.concatStrings (
-            lib.mapAttrsToList (entry: path: "ln -s ${path} $out/${entry}\n") entries
-          )
+          + lib.concatStrings (lib.mapAttrsToList (entry: path: "ln -s ${path} $out/${entry}\n") entries)
         );
       mkShell = args: make "shell" args "mkdir $out";
       nixfmt-tree = host "nixfmt" // {
@@ -124,8 +130,9 @@ let
         usrBinEnv = host "bash";
         streamLayeredImage =
           args:
-          make "stream-${baseNameOf args.name}" (removeAttrs args [ "name" ] // { repository = args.name; })
-            "echo 'exit 1' > $out";
+          make "stream-${baseNameOf args.name}" (
+            removeAttrs args [ "name" ] // { repository = args.name; }
+          ) "echo 'exit 1' > $out";
       };
 
       testers.runNixOSTest =

@@ -24,6 +24,6 @@ let
       testScript = builtins.readFile ./_prelude.py + script name;
     };
 in
-lib.throwIf (alone != [ ])
-  "tests/nixos has modules without a test script: ${toString (map (name: "${name}.nix") alone)}"
-  (lib.genAttrs (lib.filter applies scripts) test)
+lib.throwIf (alone != [ ]) "tests/nixos has modules without a test script: ${
+  toString (map (name: "${name}.nix") alone)
+}" (lib.genAttrs (lib.filter applies scripts) test)
