@@ -283,8 +283,10 @@ def terminal(*arguments: str, **environment: str) -> str:
 
 
 def test_colour_is_for_terminals_that_want_it(host: fakehost.FakeHost) -> None:
-    host.declare({"a": fakehost.service("a"), "[red]b": fakehost.service("b")})
+    host.declare({"a": fakehost.service("a"), "b": fakehost.service("b")})
     host.unit("a", "active")
+    host.unit("b", "failed")
+    host.verdict("b", phase="preflight", reason="[red]b", checks=[])
     coloured = terminal("status")
     assert "\x1b[32mready" in coloured
     assert "[red]b" in coloured

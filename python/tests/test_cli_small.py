@@ -92,13 +92,17 @@ def test_completion_offers_commands_and_declared_services(host: fakehost.FakeHos
         {
             "redis": fakehost.service("redis"),
             "relay": fakehost.external(1),
-            "re$(id)": fakehost.service("hostile"),
         }
     )
     assert complete("aistack re") == ["releases"]
     assert sorted(complete("aistack status re")) == ["redis", "relay"]
     assert complete("aistack rollback re") == ["redis"]
     assert "--json" in complete("aistack status --")
+
+
+def test_completion_offers_nothing_of_a_hostile_manifest(host: fakehost.FakeHost) -> None:
+    host.declare({"re$(id)": fakehost.service("hostile")})
+    assert complete("aistack status re") == []
 
 
 def test_completion_without_a_manifest_is_silent(host: fakehost.FakeHost) -> None:

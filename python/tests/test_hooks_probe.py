@@ -225,6 +225,7 @@ def test_an_answer_without_an_end_is_cut_off(
         ("postgres", b"E\xff\xff\xff\xff"),  # a message longer than any
         ("postgres", b"E\x00\x00\x00\x02"),  # a message shorter than its own length
         ("postgres", message(b"R", b"\0")),  # a request without a method
+        ("postgres", message(b"T", b"row")),  # rows before a login
         ("redis", b"HTTP/1.1 400 Bad Request\r\n\r\n"),
         ("redis", refusal("08P01", "invalid length of startup packet") + b"\r\n"),
         ("redis", TLS_ALERT + b"\r\n"),
@@ -244,6 +245,18 @@ def test_wrong_protocol(kind: str, answer: bytes) -> None:
     result = ask_handler(scripted.says(answer), kind)
     assert (result.kind, result.permanent) == (WRONG_PROTOCOL, True), result.detail
     assert result.detail.startswith("does not speak ")
+
+
+def test_a_password_goes_to_nothing_but_redis_twice() -> None:
+    seen: list[bytes] = []
+
+    def handler(link: socket.socket) -> None:
+        seen.append(link.recv(65536))
+        link.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        seen.append(link.recv(65536))
+
+    assert ask_handler(handler, "redis", "secret").kind == WRONG_PROTOCOL
+    assert seen[1] == b""
 
 
 @pytest.mark.parametrize(
@@ -311,6 +324,7 @@ def test_a_connection_that_is_reset(kind: str) -> None:
     [
         ("http", b"HTTP/1.1 200 OK\r\n\r\n" + b'{"status": "ok"}', True),
         ("http", b"HTTP/1.1 200 OK\r\n\r\n" + b'{"error": "no model"}', False),
+        ("http", b"HTTP/1.1 200 OK\nServer: old\n\nstatus ok", True),
         ("http", b"HTTP/1.1 200 OK\r\nX-Hint: status ok\r\n\r\n", False),
         ("http", b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nnothing", False),
         ("tcp", b"220 mail status ok\r\n", True),
@@ -554,6 +568,7 @@ def test_other_records_and_ways_to_write_a_name() -> None:
     records = (
         scripted.record(scripted.name("other.dns.podman"), kind=5),  # an alias
         scripted.record(bytes(16), kind=28),  # an IPv6 address
+        scripted.record(b"\x03txt", kind=16),  # text as long as an address
         scripted.record(b"\n\x59\x64\x07", owner=owner),
         scripted.record(b"\n\x59\x64\x08", owner=b"\x05redis\xc0\x12"),  # a label, then a pointer
     )
@@ -564,7 +579,7 @@ def test_packets_that_answer_another_question_are_ignored() -> None:
     def answer(question: bytes) -> list[bytes]:
         forged = scripted.reply(question, scripted.record(b"\x06\x06\x06\x06"), ident=bytes([question[0] ^ 1, 0]))
         right = scripted.reply(question, scripted.record(b"\n\x59\x64\x07"))
-        return [b"", b"garbage", question, forged, right]
+        return [b"", b"garbage", right[:11], question, forged, right]
 
     assert resolve(answer)[0] == ["10.89.100.7"]
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from aistack.hooks.manifest import Manifest
 
 VERBS = ("start-pre", "await-ready", "rollback", "bless", "retry")
+INTERRUPTED = 130  # as a shell counts SIGINT
+_LONGEST_LINE = 4000  # characters; long enough for the names of every service of a large stack
 USAGE = f"usage: aistack-hook {'|'.join(VERBS)} SERVICE"
 
 
@@ -32,11 +34,13 @@ def main(arguments: list[str]) -> int:
 
         return _verb(arguments[0])(load(), arguments[1])
     except HookError as error:
-        say(f"aistack: {error}")
+        say(f"aistack: {printable(str(error), _LONGEST_LINE)}")
         return error.code
-    except (
-        Exception
-    ) as error:  # the last line of defence: whatever it is, systemd gets an exit code and the journal a line
+    except KeyboardInterrupt:
+        say("aistack: interrupted")
+        return INTERRUPTED
+    except Exception as error:
+        # The last line of defence: whatever it is, systemd gets an exit code and the journal a line.
         if os.environ.get("AISTACK_DEBUG"):
             raise
         say(f"aistack: unexpected {type(error).__name__}: {printable(str(error))}; AISTACK_DEBUG=1 shows where")

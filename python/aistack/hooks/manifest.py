@@ -1,7 +1,8 @@
 """Reading stack.json, the manifest that Nix renders. Nothing here invents a default: a missing key is an error.
 
 The pydantic model in `aistack.model` checks the whole document; the hooks read only what they need, because importing
-pydantic would cost more than everything else they do.
+pydantic would cost more than everything else they do. Of that they check the types, so that a malformed document is one
+line here and not a surprise in the middle of a start.
 """
 
 from __future__ import annotations
@@ -17,6 +18,186 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 DEFAULT_PATH = "/etc/aistack/stack.json"
+
+_LARGEST = 2**53 - 1  # the largest whole number that every reader of JSON takes for the same (RFC 8259, section 6)
+_LONGEST = 10.0**9  # seconds; longer times overflow a socket's timeout
+
+
+def _text(value: Any) -> bool:
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can write
+        return False
+    return True
+
+
+def _line(value: Any) -> bool:
+    return _text(value) and "\n" not in value and "\r" not in value
+
+
+def _path(value: Any) -> bool:
+    return _line(value) and value.startswith("/")
+
+
+def _label(value: Any) -> bool:
+    plain = isinstance(value, str) and value.isascii() and value.replace("-", "").isalnum() and value == value.lower()
+    return plain and len(value) <= 63 and not value.startswith("-") and not value.endswith("-")
+
+
+def _key(value: Any) -> bool:
+    return isinstance(value, str) and value.isascii() and value.isidentifier()
+
+
+def _user(value: Any) -> bool:
+    ids = value.split(":") if isinstance(value, str) and value.isascii() else []
+    # The largest number stands for "unchanged" in chown(2).
+    return len(ids) in (1, 2) and all(i.isdigit() and len(i) <= 10 and int(i) < 2**32 - 1 for i in ids)
+
+
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _LARGEST
+
+
+def _port(value: Any) -> bool:
+    return type(value) is int and 0 < value < 65536
+
+
+def _seconds(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= _LONGEST
+
+
+def _duration(value: Any) -> bool:
+    return _seconds(value) and value > 0
+
+
+_WORDS = {
+    _text: "text",
+    _line: "text on one line",
+    _path: "an absolute path",
+    _label: "a name of lower-case letters, digits and dashes",
+    _key: "a name of letters, digits and underscores",
+    _user: "a numeric user, or user:group",
+    _flag: "true or false",
+    _count: "a whole number",
+    _port: "a port",
+    _seconds: "a number of seconds",
+    _duration: "a number of seconds above 0",
+}
+
+# What the hooks need of the document. (x, None): x or null. [x]: a list of x. {test: x}: an object with keys that pass.
+_PROBE = {
+    "kind": frozenset({"http", "tcp", "postgres", "redis", "exec"}),
+    "port": (_port, None),
+    "path": (_line, None),
+    "expect": (_text, None),
+    "user": (_line, None),
+    "database": (_line, None),
+    "secret": (_key, None),
+    "command": ([_text], None),
+    "intervalSeconds": _duration,
+    "timeoutSeconds": _duration,
+    "failures": _count,
+    "startTimeoutSeconds": _duration,
+}
+_SERVICE = {
+    "unit": (_line, None),
+    "container": (_line, None),
+    "external": ({"host": _line, "port": _port}, None),
+    "image": (
+        {
+            "ref": _line,
+            "archive": (_path, None),
+            "stream": (_path, None),
+            "live": _line,
+            "pullTimeoutSeconds": _duration,
+        },
+        None,
+    ),
+    "port": (_port, None),
+    "publish": [{"address": _line, "hostPort": _port, "containerPort": _port, "protocol": frozenset({"tcp", "udp"})}],
+    "dependsOn": [_label],
+    "wants": [_label],
+    "probe": (_PROBE, None),
+    "preflight": {
+        "files": [{"path": _path, "what": _line}],
+        "freeDisk": [{"path": _path, "megabytes": _count}],
+        "devices": [_path],
+    },
+    "stackEnvironment": _flag,
+    "environment": {_key: _line},
+    "secrets": [_key],
+    "volumes": [_line],
+    "command": [_text],
+    "user": (_user, None),
+    "hardening": {"capDrop": [_line], "capAdd": [_line]},
+    "stopTimeoutSeconds": _seconds,
+    "rollbackPolicy": frozenset({"image", "none"}),
+}
+_MANIFEST = {
+    "stateDir": _path,
+    "runtimeDir": _path,
+    "network": {"name": _line, "gateway": _line},
+    "startup": {"dependencyCheck": _flag, "timeoutSeconds": _seconds},
+    "rollback": {"probationSeconds": _seconds, "retain": _count},
+    "environment": {_key: _line},
+    "secrets": {_key: {"file": _path, "as": frozenset({"env", "file"})}},
+    "services": {_label: _SERVICE},
+}
+
+
+class _Malformed(Exception):
+    """What is wrong with a document, and where."""
+
+
+def _check(value: Any, shape: Any, where: str) -> None:
+    if isinstance(shape, tuple):
+        if value is not None:
+            _check(value, shape[0], where)
+    elif isinstance(shape, list):
+        if not isinstance(value, list):
+            raise _Malformed(f"{where} is not a list")
+        for number, item in enumerate(value):
+            _check(item, shape[0], f"{where}[{number}]")
+    elif isinstance(shape, dict):
+        if not isinstance(value, dict):
+            raise _Malformed(f"{where or 'it'} is not an object")
+        for key, inner in shape.items():
+            if isinstance(key, str):
+                if key not in value:
+                    raise _Malformed(f"{where}.{key} is missing".lstrip("."))
+                _check(value[key], inner, f"{where}.{key}".lstrip("."))
+                continue
+            for name, item in value.items():
+                if not key(name):
+                    raise _Malformed(f"{where} has a key {name!r}, which is not {_WORDS[key]}")
+                _check(item, inner, f"{where}.{name}")
+    elif isinstance(shape, frozenset):
+        if not isinstance(value, str) or value not in shape:
+            raise _Malformed(f"{where} is none of {', '.join(sorted(shape))}")
+    elif not shape(value):
+        raise _Malformed(f"{where} is not {_WORDS[shape]}")
+
+
+def _check_service(name: str, raw: dict[str, Any], services: dict[str, Any]) -> None:
+    """What one key of a service says about another, as far as the hooks depend on it."""
+    own = ("unit", "container", "image")
+    if raw["external"] is None and not all(raw[key] for key in own):
+        missing = ", ".join(key for key in own if not raw[key])
+        raise _Malformed(f"services.{name} is not external, and has no {missing}")
+    unknown = [other for other in raw["dependsOn"] if other not in services]
+    if unknown:
+        raise _Malformed(f"services.{name}.dependsOn names {unknown[0]}, which is not a service")
+    probe = raw["probe"]
+    if probe is not None and probe["kind"] == "exec" and not probe["command"]:
+        raise _Malformed(f"services.{name}.probe.command is empty")
+    if probe is not None and probe["kind"] != "exec" and not (probe["port"] or raw["port"] or raw["external"]):
+        raise _Malformed(f"services.{name}.probe.port is missing")
 
 
 class Probe:
@@ -56,6 +237,8 @@ class Service:
     """One service of the stack; `raw` is its entry in the manifest, unchanged."""
 
     __slots__ = (
+        "cap_add",
+        "cap_drop",
         "command",
         "container",
         "depends_on",
@@ -113,6 +296,8 @@ class Service:
         self.volumes: list[str] = raw["volumes"]
         self.command: list[str] = raw["command"]
         self.user: str | None = raw["user"]
+        self.cap_drop: list[str] = raw["hardening"]["capDrop"]
+        self.cap_add: list[str] = raw["hardening"]["capAdd"]
         self.stop_timeout: float = raw["stopTimeoutSeconds"]
         self.rollback_policy: str = raw["rollbackPolicy"]
 
@@ -152,12 +337,7 @@ class Manifest:
         self.retain: int = raw["rollback"]["retain"]
         self.environment: dict[str, str] = raw["environment"]
         self.secrets: dict[str, dict[str, str]] = raw["secrets"]
-        self.services: dict[str, Service] = {}
-        for name, entry in raw["services"].items():
-            try:
-                self.services[name] = Service(name, entry)
-            except KeyError as error:
-                raise KeyError(f"services.{name}: {error.args[0]}") from None
+        self.services = {name: Service(name, entry) for name, entry in raw["services"].items()}
 
     def service(self, name: str) -> Service:
         """The service called `name`.
@@ -218,25 +398,27 @@ def load(path: str | None = None) -> Manifest:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise HookError(f"cannot read the manifest {path}: {printable(str(error))}", INVALID) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise HookError(
             f"the manifest {path} is not JSON: {printable(str(error))}; render it again "
             "(nixos-rebuild switch, or bundle/install)",
             INVALID,
         ) from None
     version = raw.get("schemaVersion") if isinstance(raw, dict) else None
-    if version != SCHEMA_VERSION:
+    if isinstance(version, bool) or version != SCHEMA_VERSION:
         raise HookError(
             f"the manifest {path} has schemaVersion {printable(repr(version), 40)}, "
             f"this program reads {SCHEMA_VERSION}; install the program and the manifest from the same release",
             INVALID,
         )
     try:
-        return Manifest(raw, path)
-    except (KeyError, TypeError, AttributeError) as error:
-        what = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
+        _check(raw, _MANIFEST, "")
+        for name, entry in raw["services"].items():
+            _check_service(name, entry, raw["services"])
+    except _Malformed as error:
         raise HookError(
-            f"the manifest {path} is malformed: {printable(what)}; "
+            f"the manifest {path} is malformed: {printable(str(error))}; "
             "render it again (nixos-rebuild switch, or bundle/install)",
             INVALID,
         ) from None
+    return Manifest(raw, path)
