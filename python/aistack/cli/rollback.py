@@ -180,9 +180,8 @@ def _after_automatic_rollback(manifest: Manifest, service: Service, store: Store
     A failed unit has its rollback unit started. Starting that unit once more joins the run that is
     under way, and so waits for its end.
     """
-    ready = service.probe.start_timeout if service.probe is not None else 0
     # What that unit may do: ask the dependencies, then a whole series of starts of another release.
-    bound = 4 * (manifest.startup_timeout + ready + service.stop_timeout + 30)
+    bound = rollback.restart_bound(manifest, service) + runtime.SYSTEMCTL_TIMEOUT
     try:
         runtime.systemctl("start", f"aistack-rollback@{service.name}.service", timeout=bound)
     except HookError as error:

@@ -1,7 +1,7 @@
 """ExecStartPost: the unit counts as started when the service answers, not when its process exists.
 
-A start that fails removes its container first: systemd runs no ExecStop for a start that never finished, and a process
-that ignores SIGTERM would hold the unit until TimeoutStopSec.
+A start that fails or is stopped removes its container first: systemd runs no ExecStop for a start that never finished,
+and a process that ignores SIGTERM would hold the unit until TimeoutStopSec.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ def await_ready(manifest: Manifest, name: str) -> int:
     try:
         result = wait(manifest, service, _main_process())
     except _Stopped:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        runtime.remove_container(service.container, service.stop_timeout)
         return DONE
     spent = time.monotonic() - began
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

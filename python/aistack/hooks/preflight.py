@@ -304,13 +304,14 @@ def _port(service: Service, wanted: dict[str, Any]) -> Check:
     where = f"{address}:{port}/{protocol}"
     subject = f"port {where}"
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    host = address.removeprefix("[").removesuffix("]")  # podman wants an IPv6 address in brackets, the kernel does not
     kind = socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
     try:
         with socket.socket(family, kind) as link:
             if protocol != "udp":
                 # Connections in TIME-WAIT do not keep podman from listening, so they must not fail the check.
                 link.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            link.bind((address, port))
+            link.bind((host, port))
             if protocol != "udp":
                 link.listen(1)
     except OSError as error:

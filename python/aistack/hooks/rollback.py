@@ -12,7 +12,7 @@ import time
 from aistack.hooks import preflight, probe, runtime
 from aistack.hooks.errors import DONE, DOWN, HookError
 from aistack.hooks.releases import PROBATION, Release, Store
-from aistack.hooks.start_pre import open_store
+from aistack.hooks.start_pre import STARTS, open_store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def on_failure(manifest: Manifest, name: str) -> int:
             runtime.systemctl("restart", "--no-block", f"aistack-retry@{name}.timer")
             runtime.say(f"{name}: not rolled back: {decision.reason}; tried again in a while")
             return DONE
-        log = runtime.journal_tail(service.unit, _LOG_LINES, release.changed if release is not None else None)
+        log = runtime.journal_tail(service, _LOG_LINES, release.changed if release is not None else None)
         if decision.action == STAY_DOWN or decision.target is None:
             return _stay_down(manifest, service, store, release, reason=decision.reason, log=log)
         outcome = roll_back(manifest, service, store, decision.target, bad=release, reason=decision.reason, log=log)
@@ -183,16 +183,25 @@ def roll_back(
     seconds = time.monotonic() - began
     if trouble is not None:
         return Outcome(serving=False, reason=trouble, seconds=seconds, restored=[])
-    return Outcome(serving=True, reason=reason, seconds=seconds, restored=restore_dependents(manifest, service.name))
+    try:
+        restored = restore_dependents(manifest, service.name)
+    except HookError as error:
+        runtime.say(f"{service.name} serves again, but its dependents could not be started: {error}")
+        restored = []
+    return Outcome(serving=True, reason=reason, seconds=seconds, restored=restored)
+
+
+def restart_bound(manifest: Manifest, service: Service) -> float:
+    """Seconds after which a restart of the service has ended one way or the other: all its starts at their slowest."""
+    ready = service.probe.start_timeout if service.probe is not None else 0
+    return STARTS * (manifest.startup_timeout + ready + service.stop_timeout + 30)
 
 
 def restart(manifest: Manifest, service: Service) -> str | None:
     """Restart the unit and wait for its start to end; returns what went wrong, or None."""
-    ready = service.probe.start_timeout if service.probe is not None else 0
-    bound = 3 * (manifest.startup_timeout + ready + service.stop_timeout + 30)
     try:
         runtime.systemctl("reset-failed", service.unit)
-        runtime.systemctl("restart", service.unit, timeout=bound)
+        runtime.systemctl("restart", service.unit, timeout=restart_bound(manifest, service))
     except HookError as error:
         return str(error)
     return None
@@ -284,7 +293,7 @@ def _failed_probation(manifest: Manifest, service: Service, store: Store, releas
         runtime.systemctl("restart", "--no-block", f"aistack-bless@{service.name}.timer")
         return DONE
     reason = f"not ready at the end of its probation ({found})"
-    log = runtime.journal_tail(service.unit, _LOG_LINES, release.changed)
+    log = runtime.journal_tail(service, _LOG_LINES, release.changed)
     outcome = roll_back(manifest, service, store, target, bad=release, reason=reason, log=log)
     return report(service.name, release, target, outcome)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -93,7 +94,7 @@ def systemctl(*arguments: str, timeout: float = SYSTEMCTL_TIMEOUT) -> str:
     """Run systemctl; returns its output. Raises HookError with what it said when it fails."""
     code, out, errors = run(["systemctl", *arguments], timeout)
     if code != 0:
-        said = printable((errors.strip() or out.strip()), 300)
+        said = printable((errors.strip() or out.strip()).partition("\n")[0], 300)
         raise HookError(f"systemctl {' '.join(arguments)} failed: {said}", DOWN)
     return out
 
@@ -143,9 +144,13 @@ def start_again(manifest: Manifest, names: Iterable[str]) -> None:
         systemctl("start", "--no-block", *units)
 
 
-def journal_tail(unit: str, lines: int = 40, since: float | None = None) -> str:
-    """The last lines the journal has of a unit (container output included), not older than `since` (Unix time)."""
-    command = ["journalctl", "--unit", unit, "--lines", str(lines), "--output", "short-iso", "--no-pager", "--quiet"]
+def journal_tail(service: Service, lines: int = 40, since: float | None = None) -> str:
+    """The last lines the journal has of a service, not older than `since` (Unix time).
+
+    What its container printed, what the hooks and systemd said of it; not podman's own events, which would fill it all.
+    """
+    command = ["journalctl", "--unit", service.unit, "--lines", str(lines), "--output", "short-iso", "--no-pager"]
+    command += ["--quiet", "-t", service.container, "-t", "python3", "-t", "systemd"]
     if since is not None:
         command += ["--since", f"@{since:.0f}"]
     try:
@@ -223,7 +228,10 @@ def read_secret(manifest: Manifest, key: str) -> str:
         raise HookError(f"secret {key} is not declared: set services.aistack.secrets.{key}.file", INVALID)
     path = declared["file"]
     try:
-        with open(path, encoding="utf-8") as file:
+        # Not blocking: nobody may ever write to a named pipe that stands there by mistake.
+        with open(path, encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise HookError(f"secret {key}: {path} is not a regular file", INVALID)
             value = file.read().removesuffix("\n")
     except FileNotFoundError:
         raise HookError(f"secret {key}: {path} does not exist; create it (mode 0400)", INVALID) from None
