@@ -16,8 +16,8 @@
       demo = pkgs: import ./nix/demo-vm.nix { inherit lib nixpkgs pkgs; };
     in
     {
-      nixosModules.default = ./nix/nixos-module.nix;
-      nixosModules.demo = ./nix/demo.nix;
+      nixosModules.default.imports = [ ./nix/nixos-module.nix ];
+      nixosModules.demo.imports = [ ./nix/demo.nix ];
 
       overlays.default = import ./nix/packages;
 

@@ -1,9 +1,8 @@
 # The Python package: the command `aistack`, and the hooks that the units run.
 { lib, python3Packages }:
 let
-  root = ../../python;
   version = lib.head (
-    builtins.match ''.*__version__ = "([^"]+)".*'' (lib.readFile (root + "/aistack/__init__.py"))
+    builtins.match ''.*__version__ = "([^"]+)".*'' (lib.readFile ../../python/aistack/__init__.py)
   );
 in
 python3Packages.buildPythonApplication {
@@ -11,14 +10,7 @@ python3Packages.buildPythonApplication {
   inherit version;
   pyproject = true;
 
-  src = lib.fileset.toSource {
-    inherit root;
-    fileset = lib.fileset.unions [
-      (lib.fileset.fileFilter (file: file.hasExt "py" || file.name == "py.typed") (root + "/aistack"))
-      (root + "/aistack-hook")
-      (root + "/pyproject.toml")
-    ];
-  };
+  src = import ./python-source.nix { inherit lib; };
 
   build-system = [ python3Packages.setuptools ];
 

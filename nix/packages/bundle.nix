@@ -11,7 +11,6 @@
   configuration ? ../../examples/reference.nix,
 }:
 let
-  root = ../..;
   reference = ../../examples/reference.nix;
 
   rendered = import ../portable {
@@ -21,15 +20,11 @@ let
     like = pkgs;
   };
 
-  sources = lib.fileset.toSource {
-    inherit root;
-    fileset = lib.fileset.unions [
-      ../lib
-      ../modules
-      ../portable
-      ../../examples
-    ];
-  };
+  sources = lib.sourceByRegex ../.. [
+    "examples(/.*)?"
+    "nix"
+    "nix/(lib|modules|portable)(/.*)?"
+  ];
 
   # Only a file has a hash; a configuration written in place has none.
   source =
@@ -40,15 +35,8 @@ let
     else
       null;
 
-  installer = lib.fileset.toSource {
-    inherit root;
-    fileset = lib.fileset.unions [
-      ../../bundle/install
-      ../../bundle/uninstall
-      ../../python/aistack-hook
-      (lib.fileset.fileFilter (file: file.hasExt "py" || file.name == "py.typed") ../../python/aistack)
-    ];
-  };
+  installer = lib.sourceByRegex ../../bundle [ "(un)?install" ];
+  python = import ./python-source.nix { inherit lib; };
 in
 runCommand "aistack-bundle"
   {
@@ -65,7 +53,8 @@ runCommand "aistack-bundle"
   }
   ''
     mkdir $out
-    cp -r ${installer}/bundle/install ${installer}/bundle/uninstall ${installer}/python $out/
+    cp ${installer}/* $out/
+    cp -r ${python} $out/python
     python3 -I ${sources}/nix/portable/render.py --tree "$treePath" --out $out/reference \
       --root ${sources} ${lib.optionalString (source != null) "--configuration ${source}"}
   ''
