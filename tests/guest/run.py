@@ -24,6 +24,10 @@ from guest.scenario import Scenario
 PREFIX = "test-"
 """Names of the guests that scenarios run in begin so; another run's are known by its process id."""
 
+SHOWN_LINES = 400
+SHOWN_JOURNAL_LINES = 60
+"""Of a failed scenario's log; the file has all of it."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -211,10 +215,21 @@ def _report(outcome: Outcome) -> None:
         line += f"  {outcome.reason}"
     _say(line)
     if outcome.result == "failed":
-        body = outcome.log.read_text(errors="replace").splitlines()
-        _say("\n".join(f"    | {text}" for text in body[:2000]))
+        body = shortened(outcome.log.read_text(errors="replace").splitlines())
+        _say("\n".join(f"    | {text}" for text in body))
         _say("\n".join(f"    {text}" for text in outcome.reason.splitlines()))
         _say(f"    whole log: {outcome.log}")
+
+
+def shortened(log: list[str]) -> list[str]:
+    """Return what of a failed scenario's log is shown: the script's part, and the journal's end."""
+    cut = next((i for i, line in enumerate(log) if line.endswith(scenario.JOURNAL_FOLLOWS)), len(log))
+    script, journal = log[:cut], log[cut:]
+    if len(script) > SHOWN_LINES:
+        script = ["(…)", *script[-SHOWN_LINES:]]
+    if len(journal) > SHOWN_JOURNAL_LINES:
+        journal = [journal[0], "(…)", *journal[-SHOWN_JOURNAL_LINES:]]
+    return [*script, *journal]
 
 
 def _summary(outcomes: list[Outcome]) -> int:

@@ -23,6 +23,9 @@ TIME_LIMIT = 300.0
 PRELUDE = "_prelude.py"
 """Helpers that every script may use; read before it, here as in the NixOS driver."""
 
+JOURNAL_FOLLOWS = "the whole journal:"
+"""The line of a log after which the guest's journal stands."""
+
 HEADER = re.compile(r"^# guest: (?P<key>skip|time-limit) (?P<value>.+)$", re.MULTILINE)
 
 
@@ -97,7 +100,7 @@ def run(scenario: Scenario, guest: Guest, log: Log, deadline: Deadline, *, keep:
             _explain(error, machine, log, scenario.script)
             raise
         finally:
-            log.line("the whole journal:")
+            log.line(JOURNAL_FOLLOWS)
             log.line(machine.journal_tail(100_000) if guest.folder.is_dir() else "(none)")
             if not keep:
                 guest.destroy()

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from guest import paths
+from guest.cache import Entry, key_of
 from guest.errors import GuestError
 from guest.machine import Machine
 from guest.process import check
@@ -21,10 +22,12 @@ TARGET = "aistack.target"
 
 def model() -> Path:
     """Return the tiny model, written if need be; its bytes depend on its script alone."""
-    file = paths.cache() / "tiny.gguf"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    check(["python3", "-I", paths.IMAGES / "llama-cpp/tiny_model.py", file])
-    return file
+    script = paths.IMAGES / "llama-cpp/tiny_model.py"
+
+    def build(folder: Path) -> None:
+        check(["python3", "-I", script, folder / "tiny.gguf"])
+
+    return Entry("model", key_of([script])).ensure(build) / "tiny.gguf"
 
 
 def install(machine: Machine, bundle: Path | None = None, *, keep_secret: bool = False) -> None:

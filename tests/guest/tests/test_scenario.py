@@ -132,3 +132,17 @@ def test_outcomes_are_reported_with_reasons(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(suite, "call", lambda *_: 1)
     part = suite.scenarios(tmp_path, argparse.Namespace(repeat=1))
     assert (part.passed, part.failures, part.skips) == (1, ["b: why (log: /l)"], ["c: no moon"])
+
+
+def test_a_failure_shows_the_scripts_part_and_the_journals_end() -> None:
+    log = [
+        *(f"step {number}" for number in range(10)),
+        "   1.0 the whole journal:",
+        *(f"entry {number}" for number in range(1000)),
+    ]
+    shown = run.shortened(log)
+    assert shown[:10] == log[:10]
+    assert shown[10:12] == ["   1.0 the whole journal:", "(…)"]
+    assert shown[-1] == "entry 999"
+    assert len(shown) == 12 + run.SHOWN_JOURNAL_LINES
+    assert run.shortened(log[:10]) == log[:10]
