@@ -52,6 +52,7 @@ esac
 """
 _JOURNALCTL = """#!/bin/sh
 printf 'journalctl %s\\n' "$*" >> "$FAKE_HOST/calls"
+[ ! -f "$FAKE_HOST/journal" ] || cat "$FAKE_HOST/journal"
 """
 
 
@@ -249,6 +250,10 @@ class FakeHost:
             f"exit {code}\n"
         )
         script.chmod(0o755)
+
+    def journal(self, text: str) -> None:
+        """Let the journal answer every question with this."""
+        (self.root / "journal").write_text(text + "\n")
 
     def images(self, *identifiers: str) -> None:
         """Let podman have these images, each under a name of its own."""

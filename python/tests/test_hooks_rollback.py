@@ -49,6 +49,15 @@ def states(host: fakehost.FakeHost) -> dict[int, str]:
         store.close()
 
 
+def test_a_stop_that_a_program_answers_with_an_error_is_no_failure(app: fakehost.FakeHost) -> None:
+    app.journal('{"JOB_TYPE":"stop"}')
+    code, said = fail(app, {"phase": "ready", "release": 2}, NRestarts="0")
+    assert code == 0
+    assert "was stopped" in said
+    assert states(app) == {1: "good", 2: "probation"}
+    assert app.calls()[-1] == f"systemctl reset-failed {UNIT}"
+
+
 def test_restarts_by_hand_are_no_failure_of_a_release_in_probation(app: fakehost.FakeHost) -> None:
     code, said = fail(app, {"phase": "ready", "release": 2}, Result="start-limit-hit", NRestarts="0")
     assert code == 0

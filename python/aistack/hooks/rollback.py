@@ -59,6 +59,10 @@ def on_failure(manifest: Manifest, name: str) -> int:
     state = runtime.unit_states([service.unit], "NRestarts").get(service.unit, {})
     if _under_way(name, state):
         return DONE
+    if runtime.stopped(service.unit):
+        runtime.systemctl("reset-failed", service.unit)
+        runtime.say(f"{name} was stopped, and did not end well ({state.get('Result')}): nothing to do")
+        return DONE
     if state.get("Result") == "start-limit-hit" and state.get("NRestarts") == "0":
         # It did not end by itself. Restarts by hand count as much as crashes, and the last one was refused.
         _start(service)

@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 PODMAN_TIMEOUT = 60.0  # seconds for a podman call that moves no image
 SYSTEMCTL_TIMEOUT = 30.0  # seconds for a systemctl call that waits for no job
 
+# What systemd says when a job has ended: SD_MESSAGE_UNIT_STARTED, _FAILED and _STOPPED of sd-messages(3).
+_JOB_ENDED = (
+    "39f53479d3a045ac8e11786248231fbf",
+    "be02cf6855d2428ba40df7e9d022f03d",
+    "9d1aaa27d60140bd96365438aad20286",
+)
+
 # Phases of a verdict, in the order a start walks through them.
 PREFLIGHT = "preflight"  # a check failed before the container was started
 STARTING = "starting"  # checks passed, the container is being started
@@ -115,6 +122,19 @@ def unit_states(units: Iterable[str], *properties: str) -> dict[str, dict[str, s
         if "Id" in fields:
             found[fields["Id"]] = fields
     return found
+
+
+def stopped(unit: str) -> bool:
+    """Whether it was a stop that ended the unit, whatever its processes made of it.
+
+    systemd calls a unit failed, too, when a program answers SIGTERM with an error, or when a hook is hit by it before
+    it can catch it. Nothing but the message about the job tells the two apart (systemd.journal-fields(7), JOB_TYPE=).
+    """
+    ended = [f"MESSAGE_ID={identifier}" for identifier in _JOB_ENDED]
+    run(["journalctl", "--sync"], SYSTEMCTL_TIMEOUT)
+    command = ["journalctl", "--boot", "--lines=1", "--quiet", "--no-pager", "--output=json"]
+    _, out, _ = run([*command, "--output-fields=JOB_TYPE", "_PID=1", f"UNIT={unit}", *ended], SYSTEMCTL_TIMEOUT)
+    return '"JOB_TYPE":"stop"' in out.replace(" ", "")
 
 
 def waiting(manifest: Manifest, names: Iterable[str]) -> list[str]:
