@@ -128,6 +128,11 @@ def start_good_stack() -> None:
     reset_timer("aistack-bless@")
 
 
+def forget_starts(service: str) -> None:
+    """Let systemd's start limit begin to count anew: a script starts things more often than people do."""
+    machine.succeed(f"systemctl reset-failed {unit(service)}")
+
+
 def stays(service: str, state: str, seconds: float) -> None:
     """Watch that a unit keeps a state for some time: that nothing happens cannot be waited for otherwise."""
     end = time.monotonic() + seconds

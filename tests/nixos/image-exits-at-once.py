@@ -49,13 +49,13 @@ with subtest("nothing tries it again"):
     assert timers == "", timers
 
 with subtest("a start by hand tries it once more, as there is nothing else to run"):
-    machine.succeed(f"systemctl reset-failed {UNIT}")
+    forget_starts("app")
     fails_and_stays_down()
     assert [release["id"] for release in releases("app")] == [first["id"]]
 
 with subtest("a good image takes over"):
     declare_image(GOOD)
-    machine.succeed(f"systemctl reset-failed {UNIT}")
+    forget_starts("app")
     machine.succeed(f"systemctl start {UNIT}")
     wait_until_good("app")
     machine.succeed("curl --fail --silent http://127.0.0.1:8000/ready", "aistack status")
