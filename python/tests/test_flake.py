@@ -140,6 +140,13 @@ def test_nixos_and_the_bundle_order_and_limit_alike(seen: dict[str, Any]) -> Non
         assert (wanted[0].split() if wanted else []) == there["wantedBy"], path.name
 
 
+def test_the_template_is_a_machine_with_a_stack(seen: dict[str, Any]) -> None:
+    template = seen["template"]
+    assert template["nixpkgs"] == seen["ownNixpkgs"]
+    assert template["units"] == template["rendered"]
+    assert {f"podman-aistack-{name}.service" for name in SERVICES} <= set(template["units"])
+
+
 def test_the_demonstration_streams_its_images_and_answers_the_host(seen: dict[str, Any]) -> None:
     demo = seen["demo"]
     services = demo["manifest"]["services"]

@@ -31,21 +31,32 @@ let
       lib.filterAttrs (name: _: lib.hasInfix "aistack" name) config.systemd.units
     );
 
-  # A machine of someone who imports nixosModules.default and has neither overlay nor packages of ours.
-  machine =
+  # A machine of someone who has neither overlay nor packages of ours.
+  machineOf =
+    modules:
     (import (nixpkgs + "/nixos/lib/eval-config.nix") {
       inherit lib;
       system = null;
-      modules = [
-        self.nixosModules.default
-        ../../examples/reference.nix
+      modules = modules ++ [
         {
           _module.args.pkgs = lib.mkForce input.legacyPackages.${system};
           nixpkgs.hostPlatform = system;
-          system.stateVersion = "25.05";
+          system.stateVersion = lib.mkDefault "25.05";
         }
       ];
     }).config;
+  machine = machineOf [
+    self.nixosModules.default
+    ../../examples/reference.nix
+  ];
+
+  # What `nix flake init` writes, with our outputs as its input.
+  template = self.templates.default.path;
+  fromTemplate =
+    ((import (template + "/flake.nix")).outputs {
+      nixpkgs.lib.nixosSystem = { modules }: machineOf modules;
+      aistack = self;
+    }).nixosConfigurations.machine;
 
   image = stream: {
     inherit (stream.attrs) repository tag config;
@@ -75,9 +86,18 @@ in
     images = lib.mapAttrs (_: image) packages.images.images;
     app = removeAttrs self.apps.${system}.demo [ "program" ];
     template = {
-      path = toString self.templates.default.path;
       inherit (self.templates.default) description;
+      nixpkgs = (import (template + "/flake.nix")).inputs.nixpkgs.url;
+      units = lib.attrNames (ownUnits fromTemplate);
+      # Its assertions hold, or there would be nothing to render.
+      rendered =
+        lib.attrNames
+          (import ../../nix/portable {
+            inherit nixpkgs;
+            configuration = template + "/configuration.nix";
+          }).tree.units;
     };
+    ownNixpkgs = flake.inputs.nixpkgs.url;
     machine = {
       units = ownUnits machine;
       hook = machine.services.aistack.hook;
