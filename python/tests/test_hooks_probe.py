@@ -247,6 +247,19 @@ def test_wrong_protocol(kind: str, answer: bytes) -> None:
     assert result.detail.startswith("does not speak ")
 
 
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"-ERR unknown command\r\n", b"<!DOCTYPE HTML>"]
+)
+def test_a_server_that_waits_for_the_end_of_a_line_where_postgres_should_be(answer: bytes) -> None:
+    def handler(link: socket.socket) -> None:
+        with link.makefile("rb") as lines:
+            lines.readline()
+        link.sendall(answer)
+
+    result = ask_handler(handler, "postgres")
+    assert (result.kind, result.permanent) == (WRONG_PROTOCOL, True), result.detail
+
+
 def test_a_password_goes_to_nothing_but_redis_twice() -> None:
     seen: list[bytes] = []
 

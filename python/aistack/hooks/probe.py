@@ -439,6 +439,7 @@ def _postgres(link: _Link, probe: Probe, password: str | None) -> str:
     pairs = {"user": user, "database": probe.database or user, "application_name": "aistack-probe"}
     body = struct.pack(">I", 196608) + b"".join(f"{k}\0{v}\0".encode() for k, v in pairs.items()) + b"\0"
     link.send(struct.pack(">I", len(body) + 4) + body)
+    _postgres_first_byte(link, probe.timeout)
     scram: _Scram | None = None
     while True:
         kind, data = _postgres_message(link)
@@ -474,6 +475,24 @@ def _postgres(link: _Link, probe: Probe, password: str | None) -> str:
             _postgres_send(link, _md5(user, password or "", data[4:8]) + b"\0")
         else:
             raise _Failure(AUTH_REFUSED, f"asks for login method {method}, which this probe does not know")
+
+
+def _postgres_first_byte(link: _Link, timeout: float) -> None:
+    """Wait until the server answers. Raises TimeoutError.
+
+    A server of HTTP or Redis waits for the end of a line, which PostgreSQL's greeting does not have. When nearly all of
+    the time is over it gets one, and gives itself away; for PostgreSQL it is too late by then whatever it is sent.
+    """
+    end = link.deadline
+    link.deadline = end - min(0.25, timeout / 4)
+    try:
+        link.more()
+    except TimeoutError:
+        link.deadline = end
+        link.send(b"\r\n\r\n")
+        link.more()
+    finally:
+        link.deadline = end
 
 
 def _postgres_message(link: _Link) -> tuple[bytes, bytes]:
