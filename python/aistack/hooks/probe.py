@@ -480,8 +480,8 @@ def _postgres(link: _Link, probe: Probe, password: str | None) -> str:
 def _postgres_first_byte(link: _Link, timeout: float) -> None:
     """Wait until the server answers. Raises TimeoutError.
 
-    A server of HTTP or Redis waits for the end of a line, which PostgreSQL's greeting does not have. When nearly all of
-    the time is over it gets one, and gives itself away; for PostgreSQL it is too late by then whatever it is sent.
+    A server of HTTP waits for the end of a line, which PostgreSQL's greeting does not have. When nearly all of the time
+    is over it gets one, and gives itself away; for PostgreSQL it is too late by then whatever it is sent.
     """
     end = link.deadline
     link.deadline = end - min(0.25, timeout / 4)
