@@ -64,6 +64,8 @@ class Guest:
             saved = json.loads((self.folder / "leader.json").read_text())
         except FileNotFoundError:
             return None
+        if saved.get("boot") != _boot_id():
+            return None
         leader = Leader(saved["pid"], saved["started"])
         return leader if leader.alive else None
 
@@ -122,7 +124,7 @@ class Guest:
             binds=((self.storage, "/var/lib/containers"),),
         )
         leader, self._process = nspawn.boot(mounts, self.name, self.scope, self.console)
-        saved = json.dumps({"pid": leader.pid, "started": leader.started})
+        saved = json.dumps({"boot": _boot_id(), "pid": leader.pid, "started": leader.started})
         (self.folder / "leader.json").write_text(saved)
 
     def enter(self, command: list[str], *, environment: dict[str, str] | None = None) -> list[str]:
@@ -157,6 +159,11 @@ class Guest:
         if self.folder.is_dir():
             self.kill()
             cache.remove(self.folder)
+
+
+def _boot_id() -> str:
+    """What a process id is only good for: this boot of the host."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def known() -> list[Guest]:

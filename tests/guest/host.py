@@ -28,6 +28,9 @@ MODULES = (
 """Kernel modules that podman in a guest uses and that a guest cannot load itself."""
 
 
+UNFIT_FILE_SYSTEMS = ("overlayfs", "nfs", "nfs4", "v9fs", "fuseblk")
+
+
 def require(*, disk_megabytes: int) -> None:
     """Raise GuestError naming everything that is missing; load kernel modules where there are any."""
     problems = [
@@ -35,6 +38,7 @@ def require(*, disk_megabytes: int) -> None:
         *_architecture(),
         *_commands(),
         *_disk(disk_megabytes),
+        *_file_system(),
     ]
     if not problems:
         # These two are tried for real, and that needs root and the commands above.
@@ -64,10 +68,25 @@ def _commands() -> list[str]:
     return [f"commands are missing: apt-get install {' '.join(sorted(missing))}"]
 
 
-def _disk(megabytes: int) -> list[str]:
+def _existing_cache() -> Path:
     folder = paths.cache()
     while not folder.is_dir():
         folder = folder.parent
+    return folder
+
+
+def _file_system() -> list[str]:
+    """The guests' layers need a disk that an overlay can be put on."""
+    folder = _existing_cache()
+    kind = run(["stat", "--file-system", "--format=%T", folder]).out.strip()
+    if kind not in UNFIT_FILE_SYSTEMS:
+        return []
+    elsewhere = "set AISTACK_CACHE to a folder on a plain disk, such as a volume of this container"
+    return [f"{folder} is on {kind}, which cannot carry another overlay: {elsewhere}"]
+
+
+def _disk(megabytes: int) -> list[str]:
+    folder = _existing_cache()
     free = shutil.disk_usage(folder).free // 2**20
     if free >= megabytes:
         return []

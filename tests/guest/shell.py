@@ -17,7 +17,7 @@ def main() -> NoReturn:
     if not guest.running:
         print("shell: the demo's guest is not running\n  next: make demo", file=sys.stderr)
         sys.exit(2)
-    inside = ["bash", "-c", command] if command else ["bash", "--login"]
+    inside = ["bash", "-c", command] if command else ["bash", "-c", "cd && exec bash --login"]
     terminal = {"TERM": os.environ.get("TERM", "dumb"), "AISTACK_GUEST": NAME}
     outside = guest.enter(inside, environment=terminal)
     os.execvp(outside[0], outside)

@@ -42,10 +42,20 @@ def test_everything_that_is_missing_is_said_at_once(monkeypatch: pytest.MonkeyPa
     assert "apt-get install mmdebstrap" in message
 
 
+def test_a_cache_on_an_overlay_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    for check in ("_root", "_architecture", "_commands"):
+        monkeypatch.setattr(host, check, list)
+    answer = run(["echo", "overlayfs"])
+    monkeypatch.setattr(host, "run", lambda *_: answer)
+    assert "is on overlayfs" in refused()
+    assert "set AISTACK_CACHE" in refused()
+
+
 def test_no_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
     for check in ("_root", "_architecture", "_commands"):
         monkeypatch.setattr(host, check, list)
     monkeypatch.setattr(host, "_disk", lambda _: [])
+    monkeypatch.setattr(host, "_file_system", list)
     refusal = run(["sh", "-c", "echo Operation not permitted >&2; exit 1"])
     monkeypatch.setattr(host, "run", lambda *_: refusal)
     assert "namespaces cannot be made here (Operation not permitted)" in refused()
