@@ -64,7 +64,7 @@ class Guest:
             saved = json.loads((self.folder / "leader.json").read_text())
         except FileNotFoundError:
             return None
-        if saved.get("boot") != _boot_id():
+        if saved.get("boot", _boot_id()) != _boot_id():
             return None
         leader = Leader(saved["pid"], saved["started"])
         return leader if leader.alive else None
