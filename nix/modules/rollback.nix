@@ -29,6 +29,8 @@ let
 
   timer = description: seconds: {
     inherit description;
+    # Each start of the service begins the timer anew, however quickly they follow each other.
+    startLimitIntervalSec = 0;
     # Stopping the service by hand ends what was planned for it.
     partOf = [ "podman-aistack-%i.service" ];
     timerConfig = {

@@ -194,10 +194,17 @@ class Store:
         return Release(row) if row else None
 
     def last_good(self, service: str, before: Release | None = None) -> Release | None:
-        """The good release to go back to: the newest one older than `before`, else the newest other one."""
-        good = [r for r in self.history(service) if r.state == GOOD and (before is None or r.id != before.id)]
-        older = [r for r in good if before is not None and r.id < before.id]
-        return next(iter(older or good), None)
+        """The good release to go back to: the newest one older than `before`, else the newest other one.
+
+        Where none is good, one that was ready and whose probation never ended: it served, which is better than nothing.
+        """
+        others = [r for r in self.history(service) if before is None or r.id != before.id]
+        for state in (GOOD, PROBATION):
+            known = [r for r in others if r.state == state]
+            older = [r for r in known if before is not None and r.id < before.id]
+            if known:
+                return (older or known)[0]
+        return None
 
     def loaded(self, source: str) -> str | None:
         """The image id that loading the archive at `source` gave, or None if it was never loaded."""

@@ -516,6 +516,7 @@ in
             "AccuracySec"
             "PartOf"
             "RemainAfterElapse"
+            "StartLimitIntervalSec"
             "Persistent"
             "WantedBy"
           ]
@@ -530,6 +531,7 @@ in
         [ "100ms" ]
         [ "podman-aistack-%i.service" ]
         [ "false" ]
+        [ "0" ]
         [ ]
         [ ]
       ]
@@ -538,6 +540,7 @@ in
         [ "100ms" ]
         [ "podman-aistack-%i.service" ]
         [ "false" ]
+        [ "0" ]
         [ ]
         [ ]
       ]
