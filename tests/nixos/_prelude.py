@@ -85,6 +85,11 @@ def start_stack() -> None:
         machine.wait_for_unit(unit(service))
 
 
+def stop_stack() -> None:
+    """Stop everything and wait until it has ended; the target itself does not wait for its members here either."""
+    machine.succeed(f"systemctl stop aistack.target {' '.join(unit(service) for service in SERVICES)}")
+
+
 def current(service: str) -> dict[str, Any]:
     """The release of a service that runs, or that its next start will run."""
     (found,) = [release for release in releases(service) if release["current"]]
@@ -126,6 +131,25 @@ def start_good_stack() -> None:
     for service in SERVICES:
         wait_until_good(service)
     reset_timer("aistack-bless@")
+
+
+def wait_for_state(service: str, state: str, timeout: int = 30) -> None:
+    """Wait until a service's unit is in that ActiveState."""
+    command = f"systemctl show --property ActiveState --value {unit(service)}"
+    machine.wait_until_succeeds(f'test "$({command})" = {state}', timeout=timeout)
+
+
+def hold_down(service: str) -> None:
+    """Stop a service, and let nothing but `let_up` start it again: not even a dependent that wants it."""
+    folder = f"/run/systemd/system/{unit(service)}.d"
+    lines = f"[Unit]\nConditionPathExists=!/run/scenario-holds-{service}\n"
+    machine.succeed(f"mkdir -p {folder}; printf '{lines}' > {folder}/scenario.conf; systemctl daemon-reload")
+    machine.succeed(f"touch /run/scenario-holds-{service}", f"systemctl stop {unit(service)}")
+
+
+def let_up(service: str) -> None:
+    """Start a service that was held down."""
+    machine.succeed(f"rm /run/scenario-holds-{service}", f"systemctl start {unit(service)}")
 
 
 def forget_starts(service: str) -> None:

@@ -36,7 +36,8 @@ with subtest("status, the release and the journal say why, and the exit code is 
     assert "ended before it was ready" in found["reason"], found
     assert "no good release to go back to" in found["reason"], found
     first = current("app")
-    assert first["state"] == "bad" and first["reason"], first
+    assert first["state"] == "bad", first
+    assert first["reason"] == found["reason"], first
     assert "the image speaks" in machine.succeed(f"aistack releases app --log {first['id']}")
     assert machine.execute("podman container exists aistack-app")[0] == 1
 
