@@ -60,6 +60,13 @@ with subtest("installing the same again restarts nothing"):
     machine.succeed(f"{INSTALL} --start >&2")
     assert {service: invocation(service) for service in SERVICES} == before
 
+with subtest("a service that was stopped by hand is started again, when asked to"):
+    machine.succeed(f"systemctl stop {unit('app')}", f"{INSTALL} >&2")
+    assert active_state("app") == "inactive"
+    machine.succeed(f"{INSTALL} --start >&2")
+    assert active_state("app") == "active"
+    before = {service: invocation(service) for service in SERVICES}
+
 with subtest("a changed unit is restarted, when asked to, and no other"):
     machine.succeed(
         f"cp -r {REFERENCE} /tmp/newer",
@@ -74,7 +81,8 @@ with subtest("a changed unit is restarted, when asked to, and no other"):
 
 with subtest("a service that a newer bundle no longer has is stopped and forgotten"):
     machine.succeed(
-        "rm -r /tmp/newer/etc/systemd/system/podman-aistack-app.service /tmp/newer/usr/lib/aistack/libexec/podman-aistack-app",
+        f"rm /tmp/newer/etc/systemd/system/{unit('app')}",
+        "rm -r /tmp/newer/usr/lib/aistack/libexec/podman-aistack-app",
         f"{INSTALL} /tmp/newer >&2",
     )
     machine.fail("podman container exists aistack-app")
