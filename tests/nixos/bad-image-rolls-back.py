@@ -38,8 +38,8 @@ with subtest("the bad release is kept with its reason and the end of its log"):
     bad = releases("postgres")[0]
     assert (bad["state"], bad["current"], bad["declared"]) == ("bad", False, True), bad
     assert "ended before it was ready" in bad["reason"], bad
-    log = machine.succeed(f"aistack releases postgres --log {bad['id']}")
-    assert "no database here" in log, log
+    tail = machine.succeed(f"aistack releases postgres --log {bad['id']}")
+    assert "no database here" in tail, tail
     assert "no database here" in machine.succeed(f"podman image inspect {bad['image_id']}")
 
 with subtest("status says what runs and why it is not what is declared"):
