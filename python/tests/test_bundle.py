@@ -160,7 +160,7 @@ def test_every_program_that_a_unit_runs_is_in_the_bundle_or_on_the_host() -> Non
 def test_another_configuration_is_rendered_where_it_is_told_to(tmp_path: Path) -> None:
     if nixhost.unavailable():
         pytest.skip(str(nixhost.unavailable()))
-    configuration = tmp_path / "stack.nix"
+    configuration = tmp_path / "my stack.nix"
     configuration.write_text(f"{{ imports = [ {EXAMPLE} ]; services.aistack.services.qdrant.enable = false; }}")
     # qdrant is one of the hard dependencies of the example's own container.
     refused = nixhost.run(ROOT / "nix/portable/render", configuration, tmp_path / "out")
