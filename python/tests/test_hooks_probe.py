@@ -229,6 +229,7 @@ def test_an_answer_without_an_end_is_cut_off(
         ("redis", b"HTTP/1.1 400 Bad Request\r\n\r\n"),
         ("redis", refusal("08P01", "invalid length of startup packet") + b"\r\n"),
         ("redis", TLS_ALERT + b"\r\n"),
+        ("redis", b"<!DOCTYPE HTML>\n"),  # a web server's page about a request without a version
         ("redis", b"+PONGO\r\n"),
         ("redis", b"$4\r\nPONG\r\n"),
         ("http", b"+PONG\r\n"),

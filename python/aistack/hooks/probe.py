@@ -404,10 +404,10 @@ def _redis(link: _Link, probe: Probe, password: str | None) -> str:
     def call(*words: str) -> bytes:
         parts = b"".join(b"$%d\r\n%s\r\n" % (len(w.encode()), w.encode()) for w in words)
         link.send(b"*%d\r\n" % len(words) + parts)
-        answer = link.line()
-        if answer[:1] not in (b"+", b"-"):
-            raise _not_in("Redis", answer)
-        return answer
+        # The first byte tells; another protocol's answer may never come to the end of a line.
+        if (link.buffer or link.more()) and link.buffer[:1] not in (b"+", b"-"):
+            raise _not_in("Redis", link.buffer)
+        return link.line()
 
     if password is not None:
         answer = call("AUTH", probe.user, password) if probe.user else call("AUTH", password)
