@@ -106,7 +106,9 @@ def wait(manifest: Manifest, service: Service, process: int | None) -> probe.Res
         if left <= 0:
             return result
         if waiter.poll(min(pause, left) * 1000):
-            return probe.Result(EXITED, f"the container ended before it was ready (last seen: {result.detail})")
+            # A name that is gone is what an end looks like; anything else seen before may say why it ended.
+            seen = "" if result.kind == probe.NAME_UNKNOWN else f" (last seen: {result.detail})"
+            return probe.Result(EXITED, f"the container ended before it was ready{seen}")
         pause = min(pause * 1.5, LAST_PAUSE)
 
 

@@ -104,7 +104,8 @@ def choose(
     if release.image_id not in names.values() and runtime.image_id(release.image_id) is None:
         other = _available(store, service, names)
         if other is None:
-            missing = Check(f"image of {release}", IMAGE_MISSING, "is not in podman's storage any more")
+            fix = f"load it again, or declare another; aistack releases {service.name}"
+            missing = Check(f"image of {release}", IMAGE_MISSING, "is not in podman's storage any more", fix=fix)
             return None, missing, None
         notice = f"the image of {release} is gone; {other} runs instead"
         runtime.say(f"{service.name}: {notice}")
