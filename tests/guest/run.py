@@ -38,6 +38,8 @@ class Outcome:
     seconds: float
     log: Path
     reason: str = ""
+    kept: str = ""
+    """The guest's name, if it was left running."""
 
 
 class Interrupted(Exception):
@@ -163,8 +165,8 @@ class Runner:
         self._deadlines.append(deadline)
         if self._stopped.is_set():
             deadline.cancel()
+        guest = Guest(f"{PREFIX}{os.getpid()}-{number}")
         try:
-            guest = Guest(f"{PREFIX}{os.getpid()}-{number}")
             scenario.run(item, guest, log, deadline, keep=self._options.keep)
             result, reason = "passed", ""
         except Skipped as skipped:
@@ -175,7 +177,8 @@ class Runner:
             result, reason = "failed", "\n".join([f"{type(error).__name__}: {error}", *notes])
         finally:
             log.close()
-        return Outcome(item.name, result, time.monotonic() - started, log.path, reason)
+        kept = guest.name if self._options.keep and guest.running else ""
+        return Outcome(item.name, result, time.monotonic() - started, log.path, reason, kept)
 
 
 def _interrupt(*_: object) -> None:
@@ -211,6 +214,8 @@ def _cache_unchanged(before: dict[Path, str]) -> list[Outcome]:
 
 def _report(outcome: Outcome) -> None:
     line = f"{outcome.result:8}{outcome.name}  ({outcome.seconds:.1f} s)"
+    if outcome.kept:
+        line += f"  kept: AISTACK_GUEST={outcome.kept} scripts/shell"
     if outcome.result == "skipped":
         line += f"  {outcome.reason}"
     _say(line)

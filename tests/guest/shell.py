@@ -11,14 +11,17 @@ from guest.guest import Guest
 
 
 def main() -> NoReturn:
-    """Become a shell in the guest; the command comes as arguments or in AISTACK_CMD."""
+    """Become a shell in the guest; the command comes as arguments or in AISTACK_CMD.
+
+    AISTACK_GUEST names another guest, such as one that a scenario was told to keep.
+    """
     command = " ".join(sys.argv[1:]) or os.environ.get("AISTACK_CMD", "")
-    guest = Guest(NAME)
+    guest = Guest(os.environ.get("AISTACK_GUEST", NAME))
     if not guest.running:
-        print("shell: the demo's guest is not running\n  next: make demo", file=sys.stderr)
+        print(f"shell: the guest {guest.name} is not running\n  next: make demo", file=sys.stderr)
         sys.exit(2)
     inside = ["bash", "-c", command] if command else ["bash", "-c", "cd && exec bash --login"]
-    terminal = {"TERM": os.environ.get("TERM", "dumb"), "AISTACK_GUEST": NAME}
+    terminal = {"TERM": os.environ.get("TERM", "dumb"), "AISTACK_GUEST": guest.name}
     outside = guest.enter(inside, environment=terminal)
     os.execvp(outside[0], outside)
 
