@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     parts: list[Part] = []
     for name in options.part or PARTS:
         print(f"\n== {name}", flush=True)
-        with tempfile.TemporaryDirectory(prefix="aistack-test-") as folder:
+        with tempfile.TemporaryDirectory(prefix="aistack-test-", ignore_cleanup_errors=True) as folder:
             parts.append(PARTS[name](Path(folder), options))
     return summary(parts, time.monotonic() - started)
 
@@ -144,7 +144,7 @@ def pytest(part: Part, report: Path, arguments: list[str]) -> None:
     code = call(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-            *(f"--junitxml={report}", "-o", "junit_family=xunit2", *arguments),
+            *(f"--basetemp={report}.d", f"--junitxml={report}", "-o", "junit_family=xunit2", *arguments),
         ],
         {"PYTHONPATH": f"{paths.CHECKOUT / 'tests'}:{paths.CHECKOUT / 'python'}"},
     )
