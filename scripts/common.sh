@@ -18,7 +18,7 @@ export AISTACK_CACHE
 
 # What a guest is made with.
 # shellcheck disable=SC2034
-GUEST_PACKAGES=(mmdebstrap systemd-container iproute2 kmod python3 python3-pip ca-certificates)
+GUEST_PACKAGES=(mmdebstrap debian-archive-keyring systemd-container kmod python3 python3-pip)
 
 say() { printf '%s\n' "$*"; }
 
