@@ -50,7 +50,7 @@ def states(host: fakehost.FakeHost) -> dict[int, str]:
 
 
 def test_a_stop_that_a_program_answers_with_an_error_is_no_failure(app: fakehost.FakeHost) -> None:
-    app.journal('{"JOB_TYPE":"stop"}')
+    app.journal('{"MESSAGE_ID":"9d1aaa27d60140bd96365438aad20286"}')
     code, said = fail(app, {"phase": "ready", "release": 2}, NRestarts="0")
     assert code == 0
     assert "was stopped" in said

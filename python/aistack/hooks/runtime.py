@@ -26,11 +26,9 @@ PODMAN_TIMEOUT = 60.0  # seconds for a podman call that moves no image
 SYSTEMCTL_TIMEOUT = 30.0  # seconds for a systemctl call that waits for no job
 
 # What systemd says when a job has ended: SD_MESSAGE_UNIT_STARTED, _FAILED and _STOPPED of sd-messages(3).
-_JOB_ENDED = (
-    "39f53479d3a045ac8e11786248231fbf",
-    "be02cf6855d2428ba40df7e9d022f03d",
-    "9d1aaa27d60140bd96365438aad20286",
-)
+_STARTED = "39f53479d3a045ac8e11786248231fbf"
+_FAILED = "be02cf6855d2428ba40df7e9d022f03d"
+_STOPPED = "9d1aaa27d60140bd96365438aad20286"
 
 # Phases of a verdict, in the order a start walks through them.
 PREFLIGHT = "preflight"  # a check failed before the container was started
@@ -125,16 +123,16 @@ def unit_states(units: Iterable[str], *properties: str) -> dict[str, dict[str, s
 
 
 def stopped(unit: str) -> bool:
-    """Whether it was a stop that ended the unit, whatever its processes made of it.
+    """Whether it was a stop, or the first half of a restart, that ended the unit, whatever its processes made of it.
 
     systemd calls a unit failed, too, when a program answers SIGTERM with an error, or when a hook is hit by it before
-    it can catch it. Nothing but the message about the job tells the two apart (systemd.journal-fields(7), JOB_TYPE=).
+    it can catch it. Nothing but the message about the job tells the two apart.
     """
-    ended = [f"MESSAGE_ID={identifier}" for identifier in _JOB_ENDED]
     run(["journalctl", "--sync"], SYSTEMCTL_TIMEOUT)
     command = ["journalctl", "--boot", "--lines=1", "--quiet", "--no-pager", "--output=json"]
-    _, out, _ = run([*command, "--output-fields=JOB_TYPE", "_PID=1", f"UNIT={unit}", *ended], SYSTEMCTL_TIMEOUT)
-    return '"JOB_TYPE":"stop"' in out.replace(" ", "")
+    ended = [f"MESSAGE_ID={identifier}" for identifier in (_STARTED, _FAILED, _STOPPED)]
+    _, out, _ = run([*command, "--output-fields=MESSAGE_ID", "_PID=1", f"UNIT={unit}", *ended], SYSTEMCTL_TIMEOUT)
+    return _STOPPED in out
 
 
 def waiting(manifest: Manifest, names: Iterable[str]) -> list[str]:
