@@ -10,7 +10,6 @@ A release is an image id, an environment without secrets, and the service's mani
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sqlite3
@@ -20,6 +19,7 @@ from aistack.hooks.errors import UNEXPECTED, HookError, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
 STAGED, PROBATION, GOOD, BAD = "staged", "probation", "good", "bad"
@@ -49,6 +49,7 @@ CREATE TABLE current (
 );
 CREATE TABLE loaded (source TEXT PRIMARY KEY, image_id TEXT NOT NULL);
 """
+_TABLES = frozenset({"release", "current", "loaded"})
 _COLUMNS = (
     "id, service, fingerprint, image_id, image_ref, environment, entry, source, created, state, changed, reason, log"
 )
@@ -99,6 +100,8 @@ class Release:
 
 def fingerprint(image_id: str, environment: dict[str, str], entry: dict[str, Any]) -> str:
     """What makes a release another one: its image, its environment, its manifest entry."""
+    import hashlib
+
     text = json.dumps([image_id, environment, entry], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -118,80 +121,103 @@ class Store:
         """
         if not create and not os.path.exists(path):
             raise HookError(f"no releases yet: {path} does not exist; it is made at the first start of a service")
-        connection: sqlite3.Connection | None = None
-        try:
-            if create:
-                os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-            connection = sqlite3.connect(path, timeout=10, isolation_level=None)
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            store = cls(connection, path)
-            store._migrate()
-            return store
-        except (sqlite3.Error, OSError) as error:
-            if connection is not None:
-                connection.close()
-            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-                raise Damaged(path, error) from None
-            raise HookError(f"cannot open {path}: {printable(str(error))}", UNEXPECTED) from None
+        if not create:
+            return cls._open(path)
+        with _Lock(path):
+            return cls._open(path)
 
-    def _migrate(self) -> None:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version == _VERSION:
-            # Reads every page's header: a file cut off in the middle is found here, not in the middle of a start.
-            found = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if found != "ok":
-                raise sqlite3.DatabaseError(found)
-            return
+    @classmethod
+    def _open(cls, path: str) -> Store:
+        try:
+            store = cls(sqlite3.connect(path, timeout=10, isolation_level=None), path)
+        except sqlite3.Error as error:
+            raise _translated(path, error) from None
+        try:
+            store._prepare()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def _prepare(self) -> None:
+        """Make the schema in a file without one; refuse a file that is damaged, foreign, or of another version."""
+        version = self._rows("PRAGMA user_version")[0][0]
+        tables = {row[0] for row in self._rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if (tables or version) and not tables >= _TABLES:
+            raise Damaged(self.path, "it is another program's database")
         if version > _VERSION:
             raise HookError(f"{self.path} was written by a newer aistack (version {version}); install that one")
+        self._rows("PRAGMA journal_mode=WAL")
+        self._rows("PRAGMA synchronous=FULL")
+        if version == _VERSION:
+            # Reads every page's header: a file cut off in the middle is found here, not in the middle of a start.
+            found = self._rows("PRAGMA quick_check(1)")[0][0]
+            if found != "ok":
+                raise Damaged(self.path, found)
+            return
         with self:
-            if self._db.execute("PRAGMA user_version").fetchone()[0] == _VERSION:
+            if self._rows("PRAGMA user_version")[0][0] == _VERSION:
                 return  # another start was faster
             for statement in _SCHEMA.split(";"):
-                self._db.execute(statement)
-            self._db.execute(f"PRAGMA user_version={_VERSION}")
+                self._rows(statement)
+            self._rows(f"PRAGMA user_version={_VERSION}")
+
+    def _rows(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        try:
+            return self._db.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise _translated(self.path, error) from None
+
+    def _releases(self, where: str = "", values: Sequence[object] = ()) -> list[Release]:
+        rows = self._rows(f"SELECT {_COLUMNS} FROM release {where} ORDER BY id DESC", values)
+        try:
+            return [Release(row) for row in rows]
+        except ValueError as error:
+            raise Damaged(self.path, error) from None
 
     def close(self) -> None:
         """Close the database."""
         self._db.close()
 
     def __enter__(self) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
+        self._rows("BEGIN IMMEDIATE")
 
     def __exit__(self, kind: object, *_: object) -> None:
-        self._db.execute("COMMIT" if kind is None else "ROLLBACK")
+        try:
+            if kind is None:
+                self._rows("COMMIT")
+        finally:
+            # SQLite itself ends a transaction on some errors, and not on others (a full disk, at the end of it).
+            if self._db.in_transaction:
+                self._rows("ROLLBACK")
 
     # --- reading ---------------------------------------------------------------------------------
 
     def history(self, service: str | None = None) -> list[Release]:
         """All releases, or those of one service, newest first."""
-        where, values = ("WHERE service = ?", (service,)) if service else ("", ())
-        rows = self._db.execute(f"SELECT {_COLUMNS} FROM release {where} ORDER BY id DESC", values)
-        return [Release(row) for row in rows]
+        return self._releases("WHERE service = ?", (service,)) if service else self._releases()
 
     def get(self, service: str, identifier: int) -> Release | None:
         """Release `identifier` of `service`, or None."""
-        row = self._db.execute(
-            f"SELECT {_COLUMNS} FROM release WHERE service = ? AND id = ?", (service, identifier)
-        ).fetchone()
-        return Release(row) if row else None
+        return next(iter(self._releases("WHERE service = ? AND id = ?", (service, identifier))), None)
 
     def current(self, service: str) -> Release | None:
         """The release that the service's next start will run, or None before its first."""
-        row = self._db.execute("SELECT release FROM current WHERE service = ?", (service,)).fetchone()
+        row = self._current(service)
         return self.get(service, row[0]) if row else None
 
     def declared(self, service: str) -> Release | None:
         """The release that Nix declares, whether or not it is the one that runs."""
-        row = self._db.execute("SELECT declared FROM current WHERE service = ?", (service,)).fetchone()
-        return self._by_fingerprint(service, row[0]) if row else None
+        row = self._current(service)
+        return self._by_fingerprint(service, row[1]) if row else None
+
+    def _current(self, service: str) -> tuple[int, str] | None:
+        """The id of the release to run, and the fingerprint of the declared one."""
+        rows = self._rows("SELECT release, declared FROM current WHERE service = ?", (service,))
+        return (rows[0][0], rows[0][1]) if rows else None
 
     def _by_fingerprint(self, service: str, print_: str) -> Release | None:
-        row = self._db.execute(
-            f"SELECT {_COLUMNS} FROM release WHERE service = ? AND fingerprint = ?", (service, print_)
-        ).fetchone()
-        return Release(row) if row else None
+        return next(iter(self._releases("WHERE service = ? AND fingerprint = ?", (service, print_))), None)
 
     def last_good(self, service: str, before: Release | None = None) -> Release | None:
         """The good release to go back to: the newest one older than `before`, else the newest other one.
@@ -208,15 +234,15 @@ class Store:
 
     def loaded(self, source: str) -> str | None:
         """The image id that loading the archive at `source` gave, or None if it was never loaded."""
-        row = self._db.execute("SELECT image_id FROM loaded WHERE source = ?", (source,)).fetchone()
-        return row[0] if row else None
+        rows = self._rows("SELECT image_id FROM loaded WHERE source = ?", (source,))
+        return rows[0][0] if rows else None
 
     # --- changing --------------------------------------------------------------------------------
 
     def remember_loaded(self, source: str, image_id: str) -> None:
         """Record which image the archive at `source` holds, so that it is loaded once."""
         with self:
-            self._db.execute("INSERT OR REPLACE INTO loaded VALUES (?, ?)", (source, image_id))
+            self._rows("INSERT OR REPLACE INTO loaded VALUES (?, ?)", (source, image_id))
 
     def declare(
         self, service: str, image_id: str, image_ref: str, environment: dict[str, str], entry: dict[str, Any]
@@ -232,7 +258,7 @@ class Store:
         with self:
             release = self._by_fingerprint(service, print_)
             if release is None:
-                self._db.execute(
+                self._rows(
                     "INSERT INTO release (service, fingerprint, image_id, image_ref, environment, entry, source, "
                     "created, state, changed) VALUES (?, ?, ?, ?, ?, ?, 'declared', ?, 'staged', ?)",
                     (service, print_, image_id, image_ref, json.dumps(environment), json.dumps(entry), now, now),
@@ -240,10 +266,10 @@ class Store:
                 release = self._by_fingerprint(service, print_)
             if release is None:
                 raise HookError(f"{self.path}: a release just written cannot be read back")
-            row = self._db.execute("SELECT release, declared FROM current WHERE service = ?", (service,)).fetchone()
+            row = self._current(service)
             running = self.get(service, row[0]) if row else None
             chosen = release
-            if running is not None and row[1] == print_:
+            if row is not None and running is not None and row[1] == print_:
                 chosen = running
             if chosen.state == BAD:
                 chosen = self.last_good(service) or release
@@ -251,10 +277,10 @@ class Store:
         return chosen
 
     def _set_current(self, service: str, release: int, declared: str) -> None:
-        self._db.execute("INSERT OR REPLACE INTO current VALUES (?, ?, ?)", (service, release, declared))
+        self._rows("INSERT OR REPLACE INTO current VALUES (?, ?, ?)", (service, release, declared))
 
     def _set_state(self, release: Release, state: str, reason: str = "", log: str = "") -> None:
-        self._db.execute(
+        self._rows(
             "UPDATE release SET state = ?, changed = ?, reason = ?, log = ? WHERE id = ?",
             (state, time.time(), reason, log, release.id),
         )
@@ -285,28 +311,29 @@ class Store:
             self._choose(release)
 
     def _choose(self, release: Release) -> None:
-        row = self._db.execute("SELECT declared FROM current WHERE service = ?", (release.service,)).fetchone()
-        self._set_current(release.service, release.id, row[0] if row else release.fingerprint)
+        row = self._current(release.service)
+        self._set_current(release.service, release.id, row[1] if row else release.fingerprint)
 
     def prune(self, service: str, retain: int) -> list[Release]:
         """Forget all but the last `retain` good and the last `retain` other releases; returns the forgotten ones.
 
         What runs and what is declared always stay.
         """
-        keep = {r.id for r in (self.current(service), self.declared(service)) if r is not None}
-        everything = self.history(service)
-        for group in ([r for r in everything if r.state == GOOD], [r for r in everything if r.state != GOOD]):
-            keep.update(r.id for r in group[:retain])
-        gone = [r for r in everything if r.id not in keep]
         with self:
-            self._db.executemany("DELETE FROM release WHERE id = ?", [(r.id,) for r in gone])
+            keep = {r.id for r in (self.current(service), self.declared(service)) if r is not None}
+            everything = self.history(service)
+            for group in ([r for r in everything if r.state == GOOD], [r for r in everything if r.state != GOOD]):
+                keep.update(r.id for r in group[:retain])
+            gone = [r for r in everything if r.id not in keep]
+            for release in gone:
+                self._rows("DELETE FROM release WHERE id = ?", (release.id,))
         return gone
 
 
 class Damaged(HookError):
     """The file is there and is not a releases database any more."""
 
-    def __init__(self, path: str, error: Exception) -> None:
+    def __init__(self, path: str, error: Exception | str) -> None:
         super().__init__(
             f"{path} is damaged ({printable(str(error), 120)}); running services are not touched. "
             f"Keep a copy and let the next start begin a new one: mv {path} {path}.damaged",
@@ -314,10 +341,60 @@ class Damaged(HookError):
         )
         self.path = path
 
-    def set_aside(self) -> str:
-        """Rename the damaged file, with its WAL, so that a new one can be begun; returns the new name."""
-        aside = f"{self.path}.damaged-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
-        for suffix in ("-wal", "-shm", ""):
-            if os.path.exists(self.path + suffix):
-                os.replace(self.path + suffix, aside + suffix)
-        return aside
+    def set_aside(self) -> str | None:
+        """Rename the damaged file, with its WAL, so that a new one can be begun; returns the new name.
+
+        Returns None where another start has done so already: what is there now is sound. Raises HookError.
+        """
+        with _Lock(self.path):
+            if not os.path.lexists(self.path):
+                return None
+            try:
+                Store.open(self.path, create=False).close()
+            except Damaged:
+                pass
+            else:
+                return None
+            aside = f"{self.path}.damaged-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
+            number = 0
+            while os.path.lexists(aside):
+                number += 1
+                aside = f"{aside.partition('+')[0]}+{number}"
+            try:
+                for suffix in ("-wal", "-shm", ""):
+                    if os.path.lexists(self.path + suffix):
+                        os.rename(self.path + suffix, aside + suffix)
+            except OSError as error:
+                raise HookError(f"cannot set {self.path} aside: {error.strerror}") from None
+            return aside
+
+
+class _Lock:
+    """One start at a time opens, makes or sets aside the file: SQLite's own locks do not cover that."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.file = -1
+
+    def __enter__(self) -> None:
+        import fcntl
+
+        try:
+            os.makedirs(os.path.dirname(self.path), mode=0o755, exist_ok=True)
+            self.file = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self.file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise HookError(f"cannot open {self.path}: {error.strerror} ({error.filename})") from None
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.file)
+
+
+def _translated(path: str, error: sqlite3.Error) -> HookError:
+    """What an error of SQLite means for an administrator."""
+    if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+        return Damaged(path, error)
+    folder = os.path.dirname(path)
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    advice = {sqlite3.SQLITE_FULL: f"; df -h {folder}", sqlite3.SQLITE_BUSY: f"; who has it open: fuser -v {path}"}
+    return HookError(f"cannot use {path}: {printable(str(error))}{advice.get(code, f'; ls -ld {folder} {path}')}")

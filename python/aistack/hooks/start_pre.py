@@ -77,7 +77,8 @@ def open_store(manifest: Manifest) -> Store:
         return Store.open(path)
     except Damaged as damaged:
         aside = damaged.set_aside()
-        runtime.say(f"{path} was damaged; it is kept as {aside}, and a new one begun (it knows no older release)")
+        if aside is not None:
+            runtime.say(f"{path} was damaged; it is kept as {aside}, and a new one begun (it knows no older release)")
         return Store.open(path)
 
 
