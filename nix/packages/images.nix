@@ -27,13 +27,15 @@ let
       user,
       port,
       entrypoint,
+      environment ? [ ],
       config ? { },
     }:
     dockerTools.streamLayeredImage {
       name = "localhost/aistack-images/${name}";
       tag = "1";
       contents =
-        contents
+        shell
+        ++ contents
         ++ lib.optional (files != { }) (
           runCommand "aistack-image-${name}-files" { } (
             lib.concatStrings (
@@ -54,21 +56,22 @@ let
         User = user;
         ExposedPorts."${toString port}/tcp" = { };
         Entrypoint = entrypoint;
-        Env = [ "PATH=/usr/local/bin:/usr/bin:/bin" ];
+        Env = [ "PATH=/usr/local/bin:/usr/bin:/bin" ] ++ environment;
       }
       // config;
     };
 
-  # What the entry points' `#!/bin/sh` scripts use.
+  # For the entry points, and for whoever looks into a container or makes a variant of an image.
   shell = [
     coreutils
     dockerTools.binSh
+    dockerTools.usrBinEnv
     gnused
   ];
 
   images = {
     postgres = image "postgres" {
-      contents = shell ++ [ (postgresql_17.withPackages (extensions: [ extensions.pgvector ])) ];
+      contents = [ (postgresql_17.withPackages (extensions: [ extensions.pgvector ])) ];
       files = {
         "/usr/local/bin/entrypoint" = "entrypoint";
         "/etc/passwd" = "passwd";
@@ -77,18 +80,13 @@ let
       user = "999:999";
       port = 5432;
       entrypoint = [ "/usr/local/bin/entrypoint" ];
-      config = {
-        Env = [
-          "PATH=/usr/local/bin:/usr/bin:/bin"
-          "PGDATA=/var/lib/postgresql/data"
-        ];
-        # The fast shutdown: SIGTERM would wait for every client to leave.
-        StopSignal = "SIGINT";
-      };
+      environment = [ "PGDATA=/var/lib/postgresql/data" ];
+      # The fast shutdown: SIGTERM would wait for every client to leave.
+      config.StopSignal = "SIGINT";
     };
 
     redis = image "redis" {
-      contents = shell ++ [ redis ];
+      contents = [ redis ];
       files = {
         "/usr/local/bin/entrypoint" = "entrypoint";
         "/etc/passwd" = "passwd";
@@ -105,14 +103,12 @@ let
       user = "1000:1000";
       port = 6333;
       entrypoint = [ "/bin/qdrant" ];
-      config = {
-        WorkingDir = "/qdrant";
-        # The defaults are relative to the working directory, which is not writable.
-        Env = [
-          "QDRANT__STORAGE__STORAGE_PATH=/qdrant/storage"
-          "QDRANT__STORAGE__SNAPSHOTS_PATH=/qdrant/snapshots"
-        ];
-      };
+      # The defaults are relative to the working directory, which is not writable.
+      environment = [
+        "QDRANT__STORAGE__STORAGE_PATH=/qdrant/storage"
+        "QDRANT__STORAGE__SNAPSHOTS_PATH=/qdrant/snapshots"
+      ];
+      config.WorkingDir = "/qdrant";
     };
 
     llama-cpp = image "llama-cpp" {
@@ -124,7 +120,6 @@ let
 
     app = image "app" {
       contents = [
-        dockerTools.usrBinEnv
         (python3.withPackages (packages: [
           packages.psycopg
           packages.redis

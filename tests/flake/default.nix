@@ -117,7 +117,7 @@ in
       };
     tests = lib.mapAttrs (_: test: {
       inherit (test) name testScript;
-      nodes = lib.mapAttrs (_: node: ownUnits node) test.nodes;
+      nodes = lib.mapAttrs (_: ownUnits) test.nodes;
     }) tests;
   };
 

@@ -16,8 +16,6 @@ in
     memorySize = 3072;
   };
 
-  systemd.targets.aistack.wantedBy = lib.mkForce [ ];
-
   # For the test scripts' own questions.
   environment.systemPackages = [
     pkgs.curl
@@ -27,28 +25,32 @@ in
     pkgs.sqlite
   ];
 
-  systemd.tmpfiles.rules = [
-    "d /var/lib/aistack/models 0755 root root - -"
-    "C /var/lib/aistack/models/tiny.gguf 0644 root root - ${images.tiny-model}"
-  ];
+  systemd = {
+    targets.aistack.wantedBy = lib.mkForce [ ];
 
-  systemd.services.prepare-scenario = {
-    description = "Images and secret of the scenario";
-    wantedBy = [ "multi-user.target" ];
-    requiredBy = [ "aistack-network.service" ];
-    before = [ "aistack-network.service" ];
-    # Images outlive a reboot, and so does the secret.
-    unitConfig.ConditionPathExists = "!/etc/aistack/secrets/postgres-password";
-    serviceConfig = {
-      Type = "oneshot";
-      RemainAfterExit = true;
+    tmpfiles.rules = [
+      "d /var/lib/aistack/models 0755 root root - -"
+      "C /var/lib/aistack/models/tiny.gguf 0644 root root - ${images.tiny-model}"
+    ];
+
+    services.prepare-scenario = {
+      description = "Images and secret of the scenario";
+      wantedBy = [ "multi-user.target" ];
+      requiredBy = [ "aistack-network.service" ];
+      before = [ "aistack-network.service" ];
+      # Images outlive a reboot, and so does the secret.
+      unitConfig.ConditionPathExists = "!/etc/aistack/secrets/postgres-password";
+      serviceConfig = {
+        Type = "oneshot";
+        RemainAfterExit = true;
+      };
+      path = [ pkgs.podman ];
+      script = ''
+        ${lib.concatMapStrings (image: "${image} | podman load --quiet\n") (lib.attrValues images.images)}
+        install -d -m 0700 /etc/aistack/secrets
+        umask 0377
+        head -c 24 /dev/urandom | base64 > /etc/aistack/secrets/postgres-password
+      '';
     };
-    path = [ pkgs.podman ];
-    script = ''
-      ${lib.concatMapStrings (image: "${image} | podman load --quiet\n") (lib.attrValues images.images)}
-      install -d -m 0700 /etc/aistack/secrets
-      umask 0377
-      head -c 24 /dev/urandom | base64 > /etc/aistack/secrets/postgres-password
-    '';
   };
 }
