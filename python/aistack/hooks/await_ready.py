@@ -14,7 +14,6 @@ import time
 from aistack.hooks import probe, runtime
 from aistack.hooks.errors import DONE, UNEXPECTED, HookError
 from aistack.hooks.preflight import FIRST_PAUSE, LAST_PAUSE
-from aistack.hooks.releases import PROBATION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,6 +50,7 @@ def await_ready(manifest: Manifest, name: str) -> int:
         ok=True,
         release=verdict.get("release"),
         readyAt=now,
+        proven=verdict.get("proven"),
         startSeconds=round(now - verdict.get("beganAt", now), 3),
         preflightSeconds=verdict.get("preflightSeconds", 0.0),
         readySeconds=round(spent, 3),
@@ -58,7 +58,8 @@ def await_ready(manifest: Manifest, name: str) -> int:
         notice=verdict.get("notice"),
         reason=result.detail,
     )
-    _enter_probation(manifest, service, verdict.get("release"))
+    if verdict.get("proven") is not True:
+        _enter_probation(manifest, service, verdict.get("release"))
     revive_dependents(manifest, name)
     return DONE
 
@@ -132,6 +133,7 @@ def _fail(manifest: Manifest, service: Service, result: probe.Result, spent: flo
 
 
 def _enter_probation(manifest: Manifest, service: Service, release: int | None) -> None:
+    from aistack.hooks.releases import PROBATION
     from aistack.hooks.start_pre import open_store
 
     if release is None:

@@ -213,7 +213,7 @@ def ask_address(address: str, port: int, probe: Probe, host: str, password: str 
     where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
     deadline = time.monotonic() + probe.timeout
     try:
-        with socket.create_connection((address, port), probe.timeout) as connection:
+        with _connect(address, port, probe.timeout) as connection:
             link = _Link(connection, deadline)
             if probe.kind == "http":
                 detail = _http(link, probe, host)
@@ -235,6 +235,18 @@ def ask_address(address: str, port: int, probe: Probe, host: str, password: str 
     except OSError as error:
         kind = TIMED_OUT if error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH) else REFUSED
         return Result(kind, f"cannot reach {where}: {error.strerror or error}", where)
+
+
+def _connect(address: str, port: int, timeout: float) -> socket.socket:
+    """Connect to a numeric address; socket.create_connection would load what only names need."""
+    connection = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    try:
+        connection.settimeout(timeout)
+        connection.connect((address, port))
+    except OSError:
+        connection.close()
+        raise
+    return connection
 
 
 def _ask_exec(service: Service, probe: Probe) -> Result:
