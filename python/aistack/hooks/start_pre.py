@@ -58,6 +58,7 @@ def start_pre(manifest: Manifest, name: str) -> int:
         phase=runtime.STARTING,
         ok=False,
         release=release.id,
+        proven=release.proven,
         beganAt=began,
         preflightSeconds=round(time.time() - began, 3),
         checks=[check.data() for check in checks],
