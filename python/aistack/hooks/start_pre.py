@@ -200,9 +200,13 @@ def _given_up(service: Service, current: Release, before: dict[str, Any]) -> boo
 def _refuse(manifest: Manifest, name: str, release: Release | None, checks: list[Check]) -> None:
     failed = [check for check in checks if not check.ok]
     summary = "; ".join(f"{check.subject}: {check.kind}" for check in failed)
+    details = [f"{check.subject}: {check.kind}: {check.detail}" for check in failed]
     before = runtime.read_verdict(manifest, name)
-    if before.get("phase") == runtime.PREFLIGHT and before.get("reason") == summary:
-        runtime.say(f"{name} still cannot start: {summary}")
+    known = [
+        f"{c.get('subject')}: {c.get('kind')}: {c.get('detail')}" for c in before.get("checks", []) if not c.get("ok")
+    ]
+    if before.get("phase") == runtime.PREFLIGHT and known == details:
+        runtime.say(f"{name} still cannot start: {'; '.join(details)}")
     else:
         runtime.say(preflight.report(name, checks))
     runtime.write_verdict(

@@ -1,0 +1,36 @@
+"""What the journal gets when a service cannot start: everything once, then in short, and anew when it changes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import fakehost
+
+from aistack.hooks import start_pre
+from aistack.hooks.manifest import load
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def refused(host: fakehost.FakeHost) -> str:
+    host.capsys.readouterr()
+    assert start_pre.start_pre(load(), "app") == 3
+    return host.capsys.readouterr().err
+
+
+def test_what_changed_is_said_in_full(host: fakehost.FakeHost, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    entry = fakehost.service("app", secrets=["PASSWORD"])
+    host.declare({"app": entry}, secrets={"PASSWORD": {"file": str(secret), "as": "env"}})
+    host.release("app", 1, "good")
+    host.images(fakehost.image(1))
+    first = refused(host)
+    assert "app cannot start: 1 of 2 checks failed\n  secret PASSWORD: secret missing: " in first
+    assert f"{secret} does not exist" in first
+    again = refused(host)
+    assert f"app still cannot start: secret PASSWORD: secret missing: {secret} does not exist" in again
+    assert "checks failed" not in again
+    secret.touch()
+    changed = refused(host)
+    assert f"  secret PASSWORD: secret missing: {secret} is empty" in changed
