@@ -22,6 +22,10 @@ ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "bundle"
 UNITS = "etc/systemd/system"
 
+# The program that this Python really is, under the name that makes it find its environment's modules: the name itself
+# may lead, by links, to the /usr/bin/python3 that this test replaces, and that would run itself for ever.
+EXEC_PYTHON = f"exec -a {sys.executable} {Path(sys.executable).resolve()}"
+
 # What a host must have, as far as install looks: versions from programs, and podman's helpers.
 HOST_FILES = {
     "usr/local/bin/systemctl": "#!/bin/sh\necho 'systemd 257 (257.9-1~deb13u1)'\n",
@@ -29,7 +33,7 @@ HOST_FILES = {
     "usr/lib/podman/netavark": "#!/bin/sh\n",
     "usr/lib/podman/aardvark-dns": "#!/bin/sh\n",
     # The host's own Python may lack the modules; this one has them, or this test would not run.
-    "usr/bin/python3": f'#!/bin/sh\nexec {sys.executable} "$@"\n',
+    "usr/bin/python3": f'#!/bin/bash\n{EXEC_PYTHON} "$@"\n',
 }
 
 
@@ -157,7 +161,7 @@ def test_a_host_that_lacks_things_is_told_all_of_them_at_once(bare: Host) -> Non
 def test_versions_are_compared_as_versions(host: Host, version: str, accepted: bool) -> None:  # noqa: FBT001
     host.write(
         "usr/bin/python3",
-        f'#!/bin/sh\ncase $1 in --version) echo Python {version} ;; *) exec {sys.executable} "$@" ;; esac\n',
+        f'#!/bin/bash\ncase $1 in --version) echo Python {version} ;; *) {EXEC_PYTHON} "$@" ;; esac\n',
         0o755,
     )
     done = host.install("--dry-run")
@@ -263,7 +267,7 @@ def test_an_install_that_was_cut_off_can_be_taken_back(host: Host) -> None:
     before = host.files()
     host.write(
         "usr/bin/python3",
-        f'#!/bin/sh\ncase $* in *compileall*) kill -9 $PPID ;; *) exec {sys.executable} "$@" ;; esac\n',
+        f'#!/bin/bash\ncase $* in *compileall*) kill -9 $PPID ;; *) {EXEC_PYTHON} "$@" ;; esac\n',
         0o755,
     )
     assert host.install().returncode != 0
