@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import fakehost
+import pytest
 
 from aistack.hooks import start_pre
+from aistack.hooks.errors import HookError
 from aistack.hooks.manifest import load
 
 if TYPE_CHECKING:
@@ -34,3 +36,23 @@ def test_what_changed_is_said_in_full(host: fakehost.FakeHost, tmp_path: Path) -
     secret.touch()
     changed = refused(host)
     assert f"  secret PASSWORD: secret missing: {secret} is empty" in changed
+
+
+def test_a_start_that_cannot_be_written_down_is_refused_for_what_the_checks_find(
+    host: fakehost.FakeHost, tmp_path: Path
+) -> None:
+    entry = fakehost.service(
+        "app", preflight={"files": [], "freeDisk": [{"path": str(tmp_path), "megabytes": 1 << 40}], "devices": []}
+    )
+    host.declare({"app": entry}, stateDir=str(tmp_path / "file"))
+    (tmp_path / "file").touch()
+    said = refused(host)
+    assert "releases.db" in said
+    assert f"  disk {tmp_path}: disk full: " in said
+
+
+def test_the_error_itself_is_reported_where_the_checks_find_nothing(host: fakehost.FakeHost, tmp_path: Path) -> None:
+    host.declare({"app": fakehost.service("app")}, stateDir=str(tmp_path / "file"))
+    (tmp_path / "file").touch()
+    with pytest.raises(HookError, match=r"releases\.db"):
+        start_pre.start_pre(load(), "app")

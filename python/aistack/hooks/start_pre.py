@@ -29,7 +29,10 @@ def start_pre(manifest: Manifest, name: str) -> int:
     service = manifest.container_service(name)
     began = time.time()
     before = runtime.read_verdict(manifest, name)
-    store = open_store(manifest)
+    try:
+        store = open_store(manifest)
+    except HookError as error:
+        return _unrecorded(manifest, service, error)
     try:
         current = store.current(name)
         if current is not None and _given_up(service, current, before):
@@ -38,6 +41,8 @@ def start_pre(manifest: Manifest, name: str) -> int:
             return UNEXPECTED
         names = runtime.images()
         release, trouble, notice = choose(manifest, service, store, names)
+    except HookError as error:
+        return _unrecorded(manifest, service, error)
     finally:
         store.close()
     # A start that follows a failed preflight within seconds is systemd's own second try: what it lacked already had its
@@ -195,6 +200,19 @@ def _given_up(service: Service, current: Release, before: dict[str, Any]) -> boo
         return False
     state = runtime.unit_states([service.unit], "NRestarts").get(service.unit, {})
     return int(state.get("NRestarts", "0")) >= (1 if decisive else STARTS)
+
+
+def _unrecorded(manifest: Manifest, service: Service, error: HookError) -> int:
+    """A start whose release could not be written down: for want of disk, say, which is what has to be reported then.
+
+    Raises the error where nothing else is wrong.
+    """
+    checks = preflight.local(manifest, service)
+    if all(check.ok for check in checks):
+        raise error
+    runtime.say(f"{service.name}: {error}")
+    _refuse(manifest, service.name, None, checks)
+    return DEPENDENCY_MISSING
 
 
 def _refuse(manifest: Manifest, name: str, release: Release | None, checks: list[Check]) -> None:
