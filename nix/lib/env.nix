@@ -29,7 +29,7 @@ rec {
     sections:
     let
       section =
-        { title, values }:
+        { title, values, ... }:
         lib.optionalString (values != { }) (
           "\n# ${title}\n" + lib.concatStrings (lib.mapAttrsToList (key: value: "${key}=${value}\n") values)
         );

@@ -33,10 +33,64 @@ let
         }
     ) (lib.filterAttrs (_: service: service.external != null || service.port != null) declared);
 
-  discovery = lib.concatMapAttrs (name: address: {
-    "${aistack.env.prefix name}_HOST" = address.host;
-    "${aistack.env.prefix name}_PORT" = address.port;
-  }) addresses;
+  discovery = lib.concatMapAttrs (
+    name: address:
+    let
+      service = "services.aistack.services.${name}";
+      # Without a declared service there is no container whose port could be another.
+      elsewhere = declared.${name}.external or { } != null;
+    in
+    {
+      "${aistack.env.prefix name}_HOST" = {
+        value = address.host;
+        option = "${service}.external.host";
+      };
+      "${aistack.env.prefix name}_PORT" = {
+        value = address.port;
+        option = "${service}.${lib.optionalString elsewhere "external."}port";
+      };
+    }
+  ) addresses;
+
+  # A key whose value is that of an option.
+  fixed = option: {
+    value = lib.getAttrFromPath (lib.splitString "." option) cfg;
+    option = "services.aistack.${option}";
+  };
+
+  # The same, for an option that may be overridden while the stack runs: nothing that Nix renders beside
+  # the .env and the manifest depends on it.
+  changeable = option: within { } option;
+  within = range: option: fixed option // { changeable = range; };
+
+  # Each command of a start is given up by systemd after its TimeoutStartSec, which is part of the units.
+  longestWait = lib.foldl' lib.min (24 * 3600) (
+    map (service: (aistack.timing cfg.manifest service).start - 30) (
+      lib.attrValues (lib.filterAttrs (_: service: service.external == null) cfg.manifest.services)
+    )
+  );
+
+  section = types.submodule (
+    { config, ... }:
+    {
+      options = {
+        title = lib.mkOption {
+          type = types.str;
+          description = "Comment above the section.";
+        };
+        keys = lib.mkOption {
+          type = types.attrsOf types.raw;
+          description = "Each key's `value`, the `option` that it follows from, and `changeable`, the range of an override, if it may be overridden.";
+        };
+        values = lib.mkOption {
+          type = types.attrsOf aistack.types.envScalar;
+          default = lib.mapAttrs (_: key: key.value) config.keys;
+          apply = lib.mapAttrs (_: aistack.env.toValue);
+          description = "Values of the keys.";
+        };
+      };
+    }
+  );
 in
 {
   options.services.aistack = {
@@ -49,25 +103,26 @@ in
       description = "Keys to add to the stack's `.env`, beside those that follow from the other options.";
     };
 
+    overridable = lib.mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      example = [ "LOG_LEVEL" ];
+      description = "Keys of `services.aistack.environment` that `aistack env set` may change while the stack runs.";
+    };
+
     derivedSections = lib.mkOption {
-      type = types.listOf (
-        types.submodule {
-          options = {
-            title = lib.mkOption {
-              type = types.str;
-              description = "Comment above the section.";
-            };
-            values = lib.mkOption {
-              type = types.attrsOf aistack.types.envScalar;
-              apply = lib.mapAttrs (_: aistack.env.toValue);
-              description = "Keys of the section.";
-            };
-          };
-        }
-      );
+      type = types.listOf section;
       internal = true;
       visible = false;
       description = "Sections of the `.env` that follow from the other options, in their order.";
+    };
+
+    sections = lib.mkOption {
+      type = types.listOf section;
+      readOnly = true;
+      internal = true;
+      visible = false;
+      description = "All sections of the `.env`, in their order.";
     };
 
     startup = {
@@ -186,72 +241,91 @@ in
     services.aistack.derivedSections = [
       {
         title = "Service discovery: where each service answers";
-        values = discovery;
+        keys = discovery;
       }
       {
         title = "PostgreSQL; the password is a secret and not in this file";
-        values = {
-          POSTGRES_DB = cfg.postgres.database;
-          POSTGRES_USER = cfg.postgres.user;
+        keys = {
+          POSTGRES_DB = fixed "postgres.database";
+          POSTGRES_USER = fixed "postgres.user";
         };
       }
       {
         title = "Model";
-        values.LLAMA_CPP_MODEL_FILE = cfg.llama-cpp.modelFile;
+        keys.LLAMA_CPP_MODEL_FILE = {
+          value = cfg.llama-cpp.modelFile;
+          option = "services.aistack.llama-cpp.model";
+        };
       }
       {
         title = "Ralph Wiggum loop";
-        values = {
-          RALPH_LOOP_ENABLED = cfg.ralph.enable;
-          RALPH_ADAPTIVE_ITERATIONS = cfg.ralph.adaptive;
-          RALPH_EXIT_CODE_BLOCK = cfg.ralph.exitCodeBlock;
+        keys = {
+          RALPH_LOOP_ENABLED = changeable "ralph.enable";
+          RALPH_ADAPTIVE_ITERATIONS = changeable "ralph.adaptive";
+          RALPH_EXIT_CODE_BLOCK = fixed "ralph.exitCodeBlock";
+          RALPH_MAX_ITERATIONS_CEILING = fixed "ralph.maxIterations.ceiling";
         }
         // lib.mapAttrs' (
-          kind: lib.nameValuePair "RALPH_MAX_ITERATIONS_${lib.toUpper kind}"
-        ) cfg.ralph.maxIterations;
+          kind: _:
+          lib.nameValuePair "RALPH_MAX_ITERATIONS_${lib.toUpper kind}" (
+            within {
+              min = 1;
+              max = cfg.ralph.maxIterations.ceiling;
+            } "ralph.maxIterations.${kind}"
+          )
+        ) (removeAttrs cfg.ralph.maxIterations [ "ceiling" ]);
       }
       {
         title = "Continuous learning";
-        values = {
-          CONTINUOUS_LEARNING_ENABLED = cfg.learning.enable;
-          LEARNING_PROCESSING_INTERVAL = cfg.learning.processingInterval;
-          PATTERN_EXTRACTION_ENABLED = cfg.learning.patternExtraction;
+        keys = {
+          CONTINUOUS_LEARNING_ENABLED = changeable "learning.enable";
+          LEARNING_PROCESSING_INTERVAL = within { min = 1; } "learning.processingInterval";
+          PATTERN_EXTRACTION_ENABLED = changeable "learning.patternExtraction";
         };
       }
       {
         title = "Startup validation";
-        values = {
-          STARTUP_DEPENDENCY_CHECK = cfg.startup.dependencyCheck;
-          STARTUP_TIMEOUT_SECONDS = cfg.startup.timeoutSeconds;
+        keys = {
+          STARTUP_DEPENDENCY_CHECK = changeable "startup.dependencyCheck";
+          STARTUP_TIMEOUT_SECONDS = within {
+            min = 1;
+            max = longestWait;
+          } "startup.timeoutSeconds";
         };
       }
       {
         title = "Telemetry";
-        values = {
-          TELEMETRY_PATH = cfg.telemetry.path;
-          OTEL_TRACING_ENABLED = cfg.telemetry.otel.enable;
+        keys = {
+          TELEMETRY_PATH = fixed "telemetry.path";
+          OTEL_TRACING_ENABLED = changeable "telemetry.otel.enable";
         }
         // lib.optionalAttrs (cfg.telemetry.otel.endpoint != null) {
-          OTEL_EXPORTER_OTLP_ENDPOINT = cfg.telemetry.otel.endpoint;
+          OTEL_EXPORTER_OTLP_ENDPOINT = changeable "telemetry.otel.endpoint";
         };
       }
       {
         title = "Feature flags";
-        values = {
-          ADAPTIVE_ITERATION_LIMITS = cfg.ralph.adaptive;
-          SELF_HEALING_ENABLED = cfg.selfHealing.enable;
+        keys = {
+          ADAPTIVE_ITERATION_LIMITS = changeable "ralph.adaptive";
+          SELF_HEALING_ENABLED = changeable "selfHealing.enable";
         };
       }
     ];
 
-    environment.etc."aistack/.env".text = aistack.env.render (
-      cfg.derivedSections
-      ++ [
-        {
-          title = "From services.aistack.environment";
-          values = lib.mapAttrs (_: aistack.env.toValue) cfg.environment;
-        }
-      ]
-    );
+    services.aistack.sections = cfg.derivedSections ++ [
+      {
+        title = "From services.aistack.environment";
+        keys = lib.mapAttrs (
+          key: value:
+          {
+            inherit value;
+            option = "services.aistack.environment.${key}";
+          }
+          // lib.optionalAttrs (lib.elem key cfg.overridable) { changeable = { }; }
+        ) cfg.environment;
+      }
+    ];
+
+    environment.etc."aistack/.env".text = aistack.env.render cfg.sections;
   };
 }

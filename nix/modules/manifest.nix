@@ -34,6 +34,10 @@ let
   # What only a container of this stack has.
   own = service: value: if service.external == null then value else null;
 
+  # The keys of the .env, with where they come from.
+  keys = lib.mergeAttrsList (map (section: section.keys) cfg.sections);
+  changeable = lib.filterAttrs (_: key: key ? changeable) keys;
+
   toPath = package: if package == null then null else "${package}";
 
   entry = name: service: {
@@ -117,9 +121,16 @@ in
       startup = { inherit (cfg.startup) dependencyCheck timeoutSeconds; };
       selfHealing = { inherit (cfg.selfHealing) enable; };
       rollback = { inherit (cfg.rollback) policy retain probationSeconds; };
-      environment =
-        lib.mergeAttrsList (map (section: section.values) cfg.derivedSections)
-        // lib.mapAttrs (_: aistack.env.toValue) cfg.environment;
+      environment = lib.mergeAttrsList (map (section: section.values) cfg.sections);
+      environmentOptions = lib.mapAttrs (_: key: key.option) keys;
+      overridable = lib.mapAttrs (_: key: {
+        type = builtins.typeOf key.value;
+        min = key.changeable.min or null;
+        max = key.changeable.max or null;
+        inherit (key) option;
+        # One option, one value: all of its keys.
+        keys = lib.filter (other: keys.${other}.option == key.option) (lib.attrNames changeable);
+      }) changeable;
       # toString, not interpolation: that would copy a literal path into the store.
       secrets = lib.mapAttrs (_: secret: {
         file = toString secret.file;

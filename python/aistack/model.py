@@ -87,6 +87,16 @@ class Rollback(_Model):
     probation_seconds: SecondsOrZero
 
 
+class Overridable(_Model):
+    """What `aistack env set` accepts for a key, the option that declares it, and all keys of that option."""
+
+    type: Literal["bool", "int", "string"]
+    min: int | None
+    max: int | None
+    option: Text
+    keys: Annotated[list[EnvKey], Field(min_length=1)]
+
+
 class Secret(_Model):
     """A secret by name: the file that holds it and how a container gets it."""
 
@@ -238,6 +248,8 @@ class Manifest(_Model):
     self_healing: SelfHealing
     rollback: Rollback
     environment: dict[EnvKey, EnvValue]
+    environment_options: dict[EnvKey, Text]
+    overridable: dict[EnvKey, Overridable]
     secrets: dict[EnvKey, Secret]
     services: dict[ServiceName, Service]
 
@@ -265,12 +277,31 @@ class Manifest(_Model):
                 for key in dict.fromkeys(keys)
                 if key not in self.secrets
             ]
+        problems += _environment_problems(self)
         problems += [f"secrets.{key} is also a key of environment" for key in self.secrets if key in self.environment]
         if not problems and (loop := find_cycle(self.services)):
             problems.append(f"services.{loop[0]}.dependsOn is a cycle: {' -> '.join(loop)}")
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+
+def _environment_problems(manifest: Manifest) -> list[str]:
+    """Say which keys have no option, and which overrides cannot be meant."""
+    environment, options = manifest.environment, manifest.environment_options
+    problems = [f"environmentOptions.{key} is missing" for key in environment if key not in options]
+    problems += [f"environmentOptions.{key} is not a key of environment" for key in options if key not in environment]
+    for key, entry in manifest.overridable.items():
+        where = f"overridable.{key}"
+        if key not in environment:
+            problems.append(f"{where} is not a key of environment")
+        if key not in entry.keys or any(manifest.overridable.get(other) != entry for other in entry.keys):
+            problems.append(f"{where}.keys is not the same for all of them")
+        if entry.type != "int" and (entry.min is not None or entry.max is not None):
+            problems.append(f"{where} is no int and has a range")
+        if entry.min is not None and entry.max is not None and entry.min > entry.max:
+            problems.append(f"{where}.min is above its max")
+    return problems
 
 
 def _unit_problems(name: str, service: Service) -> list[str]:

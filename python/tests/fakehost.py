@@ -148,6 +148,8 @@ def manifest(root: Path, services: Document) -> Document:
         "selfHealing": {"enable": False},
         "rollback": {"policy": "image", "retain": 5, "probationSeconds": 60},
         "environment": {"REDIS_HOST": "redis"},
+        "environmentOptions": {"REDIS_HOST": "services.aistack.services.redis.external.host"},
+        "overridable": {},
         "secrets": {},
         "services": copy.deepcopy(services),
     }

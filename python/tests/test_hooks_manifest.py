@@ -24,13 +24,10 @@ Place = tuple[str | int, ...]
 
 # What the hooks leave to the command line's complete check: they use none of it.
 UNUSED = {
-    ("envFile",),
     ("network", "dns"),
     ("network", "interface"),
     ("network", "subnet"),
     ("rollback", "policy"),
-    ("selfHealing",),
-    ("selfHealing", "enable"),
     *(
         ("services", name, *place)
         for name in ("app", "far")
@@ -48,7 +45,14 @@ UNUSED = {
     ),
 }
 # Keys whose names are the declaration itself: without one the stack is another, not malformed.
-NAMES = {("environment", "REDIS_HOST"), ("services", "app", "environment", "MODE"), ("services", "app")}
+NAMES = {
+    ("environment", "REDIS_HOST"),
+    ("environmentOptions", "REDIS_HOST"),
+    ("environmentOptions", "LIMIT"),
+    ("overridable", "LIMIT"),
+    ("services", "app", "environment", "MODE"),
+    ("services", "app"),
+}
 
 
 def whole(root: Path) -> dict[str, Any]:
@@ -77,6 +81,17 @@ def whole(root: Path) -> dict[str, Any]:
     )
     document["secrets"] = {"KEY": {"file": str(root / "key"), "as": "file"}}
     document["startup"]["timeoutSeconds"] = 0
+    document["environment"]["LIMIT"] = "10"
+    document["environmentOptions"]["LIMIT"] = "services.aistack.environment.LIMIT"
+    document["overridable"] = {
+        "LIMIT": {
+            "type": "int",
+            "min": 1,
+            "max": 20,
+            "option": "services.aistack.environment.LIMIT",
+            "keys": ["LIMIT"],
+        }
+    }
     return document
 
 
@@ -239,6 +254,14 @@ def test_a_wrong_value_never_surprises_a_start(
         (("services", "app", "command"), ["\0"], "services.app.command[0] is not text"),
         (("services", "app", "preflight", "freeDisk", 0, "megabytes"), -1, "megabytes is not a whole number"),
         (("services", "redis", "probe"), fakehost.probe("redis", None), "services.redis.probe.port is missing"),
+        (("overridable", "LIMIT", "type"), "float", "overridable.LIMIT.type is none of bool, int, string"),
+        (("overridable", "LIMIT", "max"), "20", "overridable.LIMIT.max is not an integer"),
+        (("overridable", "LIMIT", "min"), True, "overridable.LIMIT.min is not an integer"),
+        (("overridable", "LIMIT", "keys"), [], "overridable.LIMIT.keys is not the same for all of them"),
+        (("overridable", "LIMIT", "keys"), ["LIMIT", "X"], "overridable.LIMIT.keys is not the same for all of them"),
+        (("overridable", "REDIS_PORT"), {}, "overridable.REDIS_PORT.type is missing"),
+        (("environment",), {}, "overridable.LIMIT is not a key of environment"),
+        (("selfHealing", "enable"), "no", "selfHealing.enable is not true or false"),
     ],
 )
 def test_the_line_names_the_place_and_what_is_wrong(path: Path, place: Place, bad: object, words: str) -> None:

@@ -73,7 +73,7 @@ def parent(content: fakehost.Document, path: tuple[str, ...]) -> fakehost.Docume
 
 
 # Below these the keys are data (names of services, of variables), which may be there or not.
-FREE = (("environment",), ("secrets",), ("services",))
+FREE = (("environment",), ("environmentOptions",), ("overridable",), ("secrets",), ("services",))
 FIXED = [
     path
     for path in paths(small_stack())
@@ -138,6 +138,43 @@ def test_what_cannot_be_meant_is_named(change: Callable[[fakehost.Document], Non
     change(content)
     found = "; ".join(problems(content))
     assert expected in found
+
+
+def overridable(**changes: Any) -> dict[str, Any]:  # noqa: ANN401  (any JSON value)
+    """Two keys of one option that may be overridden, the second with these changes."""
+    entry = {"type": "int", "min": 1, "max": 9, "option": "services.aistack.x", "keys": ["A", "B"]}
+    return {"A": entry, "B": {**entry, **changes}}
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        (overridable(), ""),
+        (overridable(max=None), "overridable.A.keys is not the same for all of them"),
+        (overridable(keys=["A"]), "overridable.B.keys is not the same for all of them"),
+        (overridable(keys=[]), "overridable.B.keys: List should have at least 1 item"),
+        (overridable(min="1"), "overridable.B.min: Input should be a valid integer"),
+        (overridable(type="float"), "overridable.B.type: Input should be 'bool', 'int' or 'string'"),
+        ({"C": overridable()["A"]}, "overridable.C is not a key of environment"),
+        ({"A": {**overridable()["A"], "keys": ["A"], "min": 10}}, "overridable.A.min is above its max"),
+        ({"A": {**overridable()["A"], "keys": ["A"], "type": "bool"}}, "overridable.A is no int and has a range"),
+    ],
+)
+def test_overrides_that_cannot_be_meant_are_named(entries: dict[str, Any], expected: str) -> None:
+    content = small_stack()
+    content["environment"] = {"A": "1", "B": "1"}
+    content["environmentOptions"] = dict.fromkeys("AB", "services.aistack.x")
+    content["overridable"] = entries
+    found = "; ".join(problems(content))
+    assert expected in found
+    assert bool(expected) == bool(found)
+
+
+def test_every_key_has_an_option_and_every_option_a_key() -> None:
+    content = small_stack()
+    content["environmentOptions"] = {"X": "services.aistack.x"}
+    missing, extra = "environmentOptions.REDIS_HOST is missing", "environmentOptions.X is not a key of environment"
+    assert problems(content) == [f"{missing}; {extra}"]
 
 
 def test_a_cycle_is_named_in_order() -> None:

@@ -60,6 +60,12 @@ in
           )
         ]
       )
+      ++ map (
+        key:
+        refuse (!cfg.environment ? ${key})
+          "services.aistack.overridable names ${key}, which is not a key of services.aistack.environment."
+          "Remove it, or set services.aistack.environment.${key}. Keys of the stack's own are overridable as they are."
+      ) cfg.overridable
       ++ forEach cfg.secrets (
         key: _: [
           (refuse (derivedIn ? ${key})

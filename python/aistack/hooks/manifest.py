@@ -64,6 +64,10 @@ def _count(value: Any) -> bool:
     return type(value) is int and 0 <= value <= _LARGEST
 
 
+def _integer(value: Any) -> bool:
+    return type(value) is int and -_LARGEST <= value <= _LARGEST
+
+
 def _port(value: Any) -> bool:
     return type(value) is int and 0 < value < 65536
 
@@ -85,6 +89,7 @@ _WORDS = {
     _user: "a numeric user, or user:group",
     _flag: "true or false",
     _count: "a whole number",
+    _integer: "an integer",
     _port: "a port",
     _seconds: "a number of seconds",
     _duration: "a number of seconds above 0",
@@ -142,10 +147,22 @@ _SERVICE = {
 _MANIFEST = {
     "stateDir": _path,
     "runtimeDir": _path,
+    "envFile": _path,
     "network": {"name": _line, "gateway": _line},
     "startup": {"dependencyCheck": _flag, "timeoutSeconds": _seconds},
+    "selfHealing": {"enable": _flag},
     "rollback": {"probationSeconds": _seconds, "retain": _count},
     "environment": {_key: _line},
+    "environmentOptions": {_key: _line},
+    "overridable": {
+        _key: {
+            "type": frozenset({"bool", "int", "string"}),
+            "min": (_integer, None),
+            "max": (_integer, None),
+            "option": _line,
+            "keys": [_key],
+        }
+    },
     "secrets": {_key: {"file": _path, "as": frozenset({"env", "file"})}},
     "services": {_label: _SERVICE},
 }
@@ -198,6 +215,28 @@ def _check_service(name: str, raw: dict[str, Any], services: dict[str, Any]) -> 
         raise _Malformed(f"services.{name}.probe.command is empty")
     if probe is not None and probe["kind"] != "exec" and not (probe["port"] or raw["port"] or raw["external"]):
         raise _Malformed(f"services.{name}.probe.port is missing")
+
+
+def _check_overridable(key: str, overridable: dict[str, Any], environment: dict[str, Any]) -> None:
+    """That an override of this key means the same as one of the keys that move with it."""
+    entry = overridable[key]
+    if key not in environment:
+        raise _Malformed(f"overridable.{key} is not a key of environment")
+    if key not in entry["keys"] or any(overridable.get(other) != entry for other in entry["keys"]):
+        raise _Malformed(f"overridable.{key}.keys is not the same for all of them")
+
+
+class Override:
+    """What an override of a key must be: `type` is bool, int or string; `keys` are all that move with it."""
+
+    __slots__ = ("keys", "maximum", "minimum", "option", "type")
+
+    def __init__(self, raw: dict[str, Any]) -> None:
+        self.type: str = raw["type"]
+        self.minimum: int | None = raw["min"]
+        self.maximum: int | None = raw["max"]
+        self.option: str = raw["option"]
+        self.keys: list[str] = raw["keys"]
 
 
 class Probe:
@@ -308,18 +347,29 @@ class Service:
 
 
 class Manifest:
-    """The stack as Nix declared it."""
+    """The stack as Nix declared it, with the overrides that `aistack env` made (`aistack.hooks.overrides`).
+
+    `environment`, `dependency_check`, `startup_timeout` and `self_healing` are effective values; `declared` is Nix's
+    environment, `overrides` what was put over it, and `overrides_problem` says what of overrides.json is no use.
+    """
 
     __slots__ = (
+        "declared",
         "dependency_check",
+        "env_file",
         "environment",
+        "environment_options",
         "gateway",
         "network",
+        "overridable",
+        "overrides",
+        "overrides_problem",
         "path",
         "probation",
         "retain",
         "runtime_dir",
         "secrets",
+        "self_healing",
         "services",
         "startup_timeout",
         "state_dir",
@@ -333,9 +383,16 @@ class Manifest:
         self.gateway: str = raw["network"]["gateway"]
         self.dependency_check: bool = raw["startup"]["dependencyCheck"]
         self.startup_timeout: float = raw["startup"]["timeoutSeconds"]
+        self.self_healing: bool = raw["selfHealing"]["enable"]
         self.probation: float = raw["rollback"]["probationSeconds"]
         self.retain: int = raw["rollback"]["retain"]
-        self.environment: dict[str, str] = raw["environment"]
+        self.env_file: str = raw["envFile"]
+        self.declared: dict[str, str] = raw["environment"]
+        self.environment: dict[str, str] = self.declared
+        self.environment_options: dict[str, str] = raw["environmentOptions"]
+        self.overridable = {key: Override(entry) for key, entry in raw["overridable"].items()}
+        self.overrides: dict[str, str] = {}
+        self.overrides_problem: str | None = None
         self.secrets: dict[str, dict[str, str]] = raw["secrets"]
         self.services = {name: Service(name, entry) for name, entry in raw["services"].items()}
 
@@ -382,7 +439,7 @@ def manifest_path() -> str:
 
 
 def load(path: str | None = None) -> Manifest:
-    """Read the manifest at `path`.
+    """Read the manifest at `path`, and apply the overrides of its stack.
 
     Raises HookError (exit code 2) when it is missing, unreadable, not JSON, of another schema version or incomplete.
     """
@@ -415,10 +472,18 @@ def load(path: str | None = None) -> Manifest:
         _check(raw, _MANIFEST, "")
         for name, entry in raw["services"].items():
             _check_service(name, entry, raw["services"])
+        for key in raw["overridable"]:
+            _check_overridable(key, raw["overridable"], raw["environment"])
     except _Malformed as error:
         raise HookError(
             f"the manifest {path} is malformed: {printable(str(error))}; "
             "render it again (nixos-rebuild switch, or bundle/install)",
             INVALID,
         ) from None
-    return Manifest(raw, path)
+    manifest = Manifest(raw, path)
+    # Most stacks have none, and need not pay for reading them.
+    if os.path.lexists(os.path.join(manifest.state_dir, "overrides.json")):
+        from aistack.hooks import overrides
+
+        overrides.apply(manifest)
+    return manifest

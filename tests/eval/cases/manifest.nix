@@ -17,7 +17,9 @@ let
     stack = [
       "envFile"
       "environment"
+      "environmentOptions"
       "network"
+      "overridable"
       "rollback"
       "runtimeDir"
       "schemaVersion"
@@ -87,6 +89,8 @@ in
   "the stack's own settings" = {
     expr = removeAttrs (manifest { }) [
       "environment"
+      "environmentOptions"
+      "overridable"
       "services"
     ];
     expected = {

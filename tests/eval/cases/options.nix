@@ -59,6 +59,7 @@ in
       "services.aistack.hook"
       "services.aistack.manifest"
       "services.aistack.derivedSections"
+      "services.aistack.sections"
       "services.aistack.llama-cpp.modelFile"
     ];
     expected = [ ];
