@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,9 @@ from guest.process import kill_group
 
 UNITS = ("python/tests", "tests/guest/tests")
 EVALUATION = ("python/tests/test_evaluation.py",)
+
+SHOWN_NAMES = 3
+"""Names shown with a reason for skipping; more are counted."""
 
 PART_TIMEOUT = 1200.0
 """Seconds for one part; a scenario has a limit of its own."""
@@ -31,13 +34,21 @@ class Part:
     name: str
     passed: int = 0
     failed: int = 0
-    skips: list[str] = field(default_factory=list)
+    skips: list[tuple[str, str]] = field(default_factory=list)
+    """Names and reasons."""
     failures: list[str] = field(default_factory=list)
 
     @property
     def skipped(self) -> int:
         """How many were skipped."""
         return len(self.skips)
+
+    def reasons(self) -> Iterator[str]:
+        """Yield each reason for skipping once, with the names it holds for."""
+        for reason in dict.fromkeys(reason for _, reason in self.skips):
+            names = [name for name, other in self.skips if other == reason]
+            more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+            yield f"{reason} ({', '.join(names[:SHOWN_NAMES])}{more})"
 
     def broken(self, reason: str) -> None:
         """Count a part that ended without saying how."""
@@ -66,8 +77,8 @@ def summary(parts: list[Part], seconds: float) -> int:
     for part in parts:
         print(f"{part.name:12}{part.passed:8}{part.failed:8}{part.skipped:9}")
     for part in parts:
-        for skip in part.skips:
-            print(f"skipped  {part.name}: {skip}")
+        for reason in part.reasons():
+            print(f"skipped  {part.name}: {reason}")
     for part in parts:
         for failure in part.failures:
             print(f"FAILED   {part.name}: {failure}")
@@ -115,7 +126,8 @@ def lint(folder: Path, options: argparse.Namespace) -> Part:
         elif result == "failed":
             part.broken(rest)
         else:
-            part.skips.append(rest)
+            name, _, reason = rest.partition(": ")
+            part.skips.append((name, reason))
     if code != 0 and not part.failed:
         part.broken(f"exit code {code}")
     return part
@@ -163,7 +175,7 @@ def count_junit(part: Part, text: str) -> None:
         if case.find("failure") is not None or case.find("error") is not None:
             part.broken(name)
         elif skipped is not None:
-            part.skips.append(f"{name}: {skipped.get('message') or 'no reason given'}")
+            part.skips.append((name, skipped.get("message") or "no reason given"))
         else:
             part.passed += 1
 
@@ -180,7 +192,7 @@ def scenarios(folder: Path, options: argparse.Namespace) -> Part:
             reason = str(outcome["reason"]).splitlines() or ["no reason given"]
             part.broken(f"{outcome['name']}: {reason[0]} (log: {outcome['log']})")
         else:
-            part.skips.append(f"{outcome['name']}: {outcome['reason']}")
+            part.skips.append((outcome["name"], outcome["reason"]))
     if code != 0 and not part.failed:
         part.broken(f"the runner ended with exit code {code}")
     return part

@@ -97,7 +97,7 @@ def test_counts_of_a_pytest_report() -> None:
     part = suite.Part("unit")
     suite.count_junit(part, JUNIT)
     assert (part.passed, part.failed, part.skipped) == (1, 2, 1)
-    assert part.skips == ["a::later: there is no nix"]
+    assert part.skips == [("a::later", "there is no nix")]
     assert part.failures == ["a::bad", "a::broken"]
 
 
@@ -108,11 +108,16 @@ def test_counts_of_a_pytest_report() -> None:
 def test_the_last_line_and_the_exit_code(
     passed: int, failed: int, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    part = suite.Part("unit", passed=passed, failed=failed, skips=["x: because"])
+    part = suite.Part("unit", passed=passed, failed=failed, skips=[("x", "because")])
     assert suite.summary([part], 1.0) == code
     out = capsys.readouterr().out
     assert out.splitlines()[-1] == f"{passed} passed, {failed} failed, 1 skipped"
-    assert "skipped  unit: x: because" in out
+    assert "skipped  unit: because (x)" in out
+
+
+def test_a_reason_shared_by_many_skips_is_said_once() -> None:
+    part = suite.Part("unit", skips=[(name, "no nix") for name in "abcdef"] + [("g", "no moon")])
+    assert list(part.reasons()) == ["no nix (a, b, c and 3 more)", "no moon (g)"]
 
 
 def test_a_part_that_ends_without_a_report_has_failed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -131,7 +136,7 @@ def test_outcomes_are_reported_with_reasons(monkeypatch: pytest.MonkeyPatch, tmp
     (tmp_path / "scenarios.json").write_text(json.dumps(rows))
     monkeypatch.setattr(suite, "call", lambda *_: 1)
     part = suite.scenarios(tmp_path, argparse.Namespace(repeat=1))
-    assert (part.passed, part.failures, part.skips) == (1, ["b: why (log: /l)"], ["c: no moon"])
+    assert (part.passed, part.failures, part.skips) == (1, ["b: why (log: /l)"], [("c", "no moon")])
 
 
 def test_a_failure_shows_the_scripts_part_and_the_journals_end() -> None:
