@@ -176,15 +176,36 @@ def test_choosing_a_good_release_leaves_it_good(store: Store) -> None:
 
 @pytest.mark.parametrize(
     ("before", "expected"),
-    [(None, 4), (1, 4), (2, 4), (3, 2), (4, 2), (5, 4)],
+    [(None, 4), (1, 4), (2, 4), (3, 4), (4, 2), (5, 4)],
 )
-def test_the_last_good_release_is_the_newest_older_one(store: Store, before: int | None, expected: int) -> None:
+def test_the_last_good_release_is_the_one_that_ran_last(store: Store, before: int | None, expected: int) -> None:
     for number, prove in enumerate([bad, good, bad, good, bad], start=1):
         prove(store, number)
     release = store.get("redis", before) if before is not None else None
     found = store.last_good("redis", release)
     assert found is not None
     assert found.id == expected
+
+
+def test_a_good_release_that_ran_again_is_the_last_good_one_not_the_newest(store: Store) -> None:
+    first = good(store, 1)
+    good(store, 2)
+    assert declare(store, 1).id == first.id
+    broken = declare(store, 3)
+    assert [release.id for release in store.good("redis", broken)] == [1, 2]
+    store.condemn(broken, "never ready", "", store.last_good("redis", broken))
+    assert current(store) == first.id
+    # A start that changes nothing is no turn.
+    declare(store, 3)
+    assert [release.id for release in store.good("redis")] == [1, 2]
+
+
+def test_a_known_bad_declaration_leaves_what_runs_alone(store: Store) -> None:
+    first = good(store, 1)
+    good(store, 2)
+    bad(store, 3)
+    declare(store, 1)
+    assert declare(store, 3).id == first.id
 
 
 def test_there_is_no_last_good_release_without_one(store: Store) -> None:
@@ -240,8 +261,8 @@ def test_pruning_keeps_the_last_of_each_kind_and_what_is_in_use(store: Store) ->
     assert oldest is not None
     store.choose(oldest)
     gone = store.prune("redis", 2)
-    assert sorted(release.id for release in gone) == [2, 3, 6, 7]
-    assert sorted(release.id for release in store.history()) == [1, 4, 5, 8, 9]
+    assert sorted(release.id for release in gone) == [2, 3, 4, 6, 7]
+    assert sorted(release.id for release in store.history()) == [1, 5, 8, 9]
     assert current(store) == 1
 
 
@@ -305,7 +326,14 @@ class Journal(RuleBasedStateMachine):
         self.states: dict[int, str] = {}  # by id, which rises with time
         self.numbers: dict[int, int] = {}  # id -> what was declared
         self.current = 0
+        self.turns: list[int] = []  # in the order in which they were last chosen
         self.declared = 0
+
+    def run(self, identifier: int) -> None:
+        """From now on it is the one to run."""
+        if identifier != self.current:
+            self.turns = [i for i in self.turns if i != identifier] + [identifier]
+        self.current = identifier
 
     def teardown(self) -> None:
         """Remove the journal."""
@@ -316,9 +344,9 @@ class Journal(RuleBasedStateMachine):
     def back(self, before: int) -> int | None:
         """The release to go back to from `before` (0: from nowhere)."""
         for wanted in (GOOD, PROBATION):
-            found = [i for i, state in self.states.items() if state == wanted and i != before]
+            found = [i for i in self.turns if self.states.get(i) == wanted and i != before]
             if found:
-                return max([i for i in found if i < before] or found)
+                return found[-1]
         return None
 
     def release(self, identifier: int) -> Release:
@@ -336,11 +364,9 @@ class Journal(RuleBasedStateMachine):
             known = max(release.id for release in self.store.history())
             assert known not in self.states
             self.states[known], self.numbers[known] = STAGED, number
-        if self.declared != known:
-            self.current = known
+        wanted = known if self.declared != known else self.current
         self.declared = known
-        if self.states[self.current] == BAD:
-            self.current = self.back(0) or known
+        self.run((self.back(0) or known) if self.states[wanted] == BAD else wanted)
         assert chosen.id == self.current
 
     @precondition(lambda self: self.current and self.states[self.current] != GOOD)
@@ -366,7 +392,7 @@ class Journal(RuleBasedStateMachine):
         assert (back_to.id if back_to is not None else None) == expected
         self.store.condemn(self.release(self.current), "failed", "log", back_to)
         self.states[self.current] = BAD
-        self.current = expected or self.current
+        self.run(expected or self.current)
 
     @precondition(lambda self: self.states)
     @rule(data=st.data())
@@ -376,15 +402,15 @@ class Journal(RuleBasedStateMachine):
         self.store.choose(self.release(wanted))
         if self.states[wanted] == BAD:
             self.states[wanted] = STAGED
-        self.current = wanted
+        self.run(wanted)
 
     @rule(retain=st.integers(0, 3))
     def prune(self, retain: int) -> None:
         """Old releases are forgotten."""
         keep = {self.current, self.declared}
-        for is_good in (True, False):
-            newest = sorted((i for i, s in self.states.items() if (s == GOOD) == is_good), reverse=True)
-            keep |= set(newest[:retain])
+        last = [i for i in reversed(self.turns) if self.states.get(i) == GOOD]
+        newest = sorted((i for i, state in self.states.items() if state != GOOD), reverse=True)
+        keep |= {*last[:retain], *newest[:retain]}
         gone = {release.id for release in self.store.prune("redis", retain)}
         assert gone == set(self.states) - keep
         for identifier in gone:
@@ -634,11 +660,29 @@ def test_another_programs_database_is_set_aside_unchanged(
 def test_a_journal_of_a_newer_version_is_refused_and_left_alone(path: str) -> None:
     Store.open(path).close()
     newer = sqlite3.connect(path)
-    newer.execute("PRAGMA user_version = 2")
+    newer.execute("PRAGMA user_version = 3")
     newer.close()
-    with pytest.raises(HookError, match=r"written by a newer aistack \(version 2\); install that one") as caught:
+    with pytest.raises(HookError, match=r"written by a newer aistack \(version 3\); install that one") as caught:
         Store.open(path)
     assert not isinstance(caught.value, Damaged)
+
+
+def test_a_journal_of_version_1_is_taken_over(path: str) -> None:
+    store = Store.open(path)
+    first, second = good(store, 1), good(store, 2)
+    declare(store, 1)
+    third = declare(store, 3)
+    store.close()
+    older = sqlite3.connect(path)
+    older.executescript("ALTER TABLE release DROP COLUMN turn; PRAGMA user_version = 1;")
+    older.close()
+    store = Store.open(path)
+    # In which order the others ran is not known: the newest comes first.
+    assert [release.id for release in store.good("redis", third)] == [second.id, first.id]
+    assert current(store) == third.id
+    declare(store, 1)
+    assert [release.id for release in store.good("redis", third)] == [first.id, second.id]
+    store.close()
 
 
 def test_a_row_that_is_no_release(path: str, store: Store) -> None:
@@ -796,5 +840,6 @@ def test_the_schema_of_a_release_is_documented_by_its_columns(store: Store) -> N
         "service": str,
         "source": str,
         "state": str,
+        "turn": int,
     }
     assert json.dumps([release.environment, release.entry])

@@ -107,7 +107,10 @@ def _target(store: Store, service: str, current: Release | None, to: int | None)
         return found
     if current is None:
         raise _nothing(service, "no release of it is recorded yet")
-    good = store.last_good(service, current)
+    others = store.good(service, current)
+    # The administrator counts backwards; what ran last may be a newer one that was left on purpose.
+    older = [release for release in others if release.id < current.id]
+    good = max(older or others, key=lambda release: release.id, default=None)
     if good is None and current.proven:
         raise _nothing(service, f"no release of it but the current one ({current.id}) was ever good")
     if good is None:

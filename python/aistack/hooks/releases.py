@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 STAGED, PROBATION, GOOD, BAD = "staged", "probation", "good", "bad"
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE release (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -40,6 +40,7 @@ CREATE TABLE release (
   changed REAL NOT NULL,
   reason TEXT NOT NULL DEFAULT '',
   log TEXT NOT NULL DEFAULT '',
+  turn INTEGER NOT NULL DEFAULT 0,
   UNIQUE (service, fingerprint)
 );
 CREATE TABLE current (
@@ -49,9 +50,15 @@ CREATE TABLE current (
 );
 CREATE TABLE loaded (source TEXT PRIMARY KEY, image_id TEXT NOT NULL);
 """
+# From version 1, which did not know in which order releases ran last; the highest turn is the last one's.
+_FROM_1 = """
+ALTER TABLE release ADD COLUMN turn INTEGER NOT NULL DEFAULT 0;
+UPDATE release SET turn = 1 WHERE id IN (SELECT release FROM current);
+"""
 _TABLES = frozenset({"release", "current", "loaded"})
 _COLUMNS = (
-    "id, service, fingerprint, image_id, image_ref, environment, entry, source, created, state, changed, reason, log"
+    "id, service, fingerprint, image_id, image_ref, environment, entry, source, created, state, changed, reason, log, "
+    "turn"
 )
 
 
@@ -72,6 +79,7 @@ class Release:
         "service",
         "source",
         "state",
+        "turn",
     )
 
     def __init__(self, row: tuple[Any, ...]) -> None:
@@ -88,6 +96,7 @@ class Release:
         self.changed: float = row[10]
         self.reason: str = row[11]
         self.log: str = row[12]
+        self.turn: int = row[13]
 
     @property
     def proven(self) -> bool:
@@ -156,9 +165,10 @@ class Store:
                 raise Damaged(self.path, found)
             return
         with self:
-            if self._rows("PRAGMA user_version")[0][0] == _VERSION:
+            version = self._rows("PRAGMA user_version")[0][0]
+            if version == _VERSION:
                 return  # another start was faster
-            for statement in _SCHEMA.split(";"):
+            for statement in (_FROM_1 if version == 1 else _SCHEMA).split(";"):
                 self._rows(statement)
             self._rows(f"PRAGMA user_version={_VERSION}")
 
@@ -219,18 +229,19 @@ class Store:
     def _by_fingerprint(self, service: str, print_: str) -> Release | None:
         return next(iter(self._releases("WHERE service = ? AND fingerprint = ?", (service, print_))), None)
 
-    def last_good(self, service: str, before: Release | None = None) -> Release | None:
-        """The good release to go back to: the newest one older than `before`, else the newest other one.
+    def last_good(self, service: str, besides: Release | None = None) -> Release | None:
+        """The good release to go back to, not `besides`: the one that ran last."""
+        return next(iter(self.good(service, besides)), None)
 
+    def good(self, service: str, besides: Release | None = None) -> list[Release]:
+        """The releases to go back to, but for `besides`, the one that ran last first.
+
+        Not the newest: an override that is taken back, or an image that is declared again, runs an older release again.
         Where none is good, one that was ready and whose probation never ended: it served, which is better than nothing.
         """
-        others = [r for r in self.history(service) if before is None or r.id != before.id]
-        for state in (GOOD, PROBATION):
-            known = [r for r in others if r.state == state]
-            older = [r for r in known if before is not None and r.id < before.id]
-            if known:
-                return (older or known)[0]
-        return None
+        others = [r for r in self.history(service) if besides is None or r.id != besides.id]
+        others.sort(key=lambda r: (r.turn, r.id), reverse=True)
+        return [r for r in others if r.state == GOOD] or [r for r in others if r.state == PROBATION]
 
     def loaded(self, source: str) -> str | None:
         """The image id that loading the archive at `source` gave, or None if it was never loaded."""
@@ -277,6 +288,10 @@ class Store:
         return chosen
 
     def _set_current(self, service: str, release: int, declared: str) -> None:
+        before = self._current(service)
+        if before is None or before[0] != release:
+            # A number, not a time: clocks jump.
+            self._rows("UPDATE release SET turn = (SELECT 1 + MAX(turn) FROM release) WHERE id = ?", (release,))
         self._rows("INSERT OR REPLACE INTO current VALUES (?, ?, ?)", (service, release, declared))
 
     def _set_state(self, release: Release, state: str, reason: str = "", log: str = "") -> None:
@@ -315,14 +330,15 @@ class Store:
         self._set_current(release.service, release.id, row[1] if row else release.fingerprint)
 
     def prune(self, service: str, retain: int) -> list[Release]:
-        """Forget all but the last `retain` good and the last `retain` other releases; returns the forgotten ones.
+        """Forget all but the last `retain` good ones to have run and the last `retain` others; returns the forgotten.
 
         What runs and what is declared always stay.
         """
         with self:
             keep = {r.id for r in (self.current(service), self.declared(service)) if r is not None}
             everything = self.history(service)
-            for group in ([r for r in everything if r.state == GOOD], [r for r in everything if r.state != GOOD]):
+            good = sorted((r for r in everything if r.state == GOOD), key=lambda r: (r.turn, r.id), reverse=True)
+            for group in (good, [r for r in everything if r.state != GOOD]):
                 keep.update(r.id for r in group[:retain])
             gone = [r for r in everything if r.id not in keep]
             for release in gone:
