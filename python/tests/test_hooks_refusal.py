@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import fakehost
@@ -56,3 +57,23 @@ def test_the_error_itself_is_reported_where_the_checks_find_nothing(host: fakeho
     (tmp_path / "file").touch()
     with pytest.raises(HookError, match=r"releases\.db"):
         start_pre.start_pre(load(), "app")
+
+
+@pytest.mark.parametrize(("restarts", "waits"), [(0, True), (1, False)])
+def test_only_a_restart_of_systemd_itself_does_not_wait_again(
+    host: fakehost.FakeHost, *, restarts: int, waits: bool
+) -> None:
+    services = {
+        "redis": fakehost.service("redis", probe=fakehost.probe("exec", None, command=["true"])),
+        "app": fakehost.service("app", dependsOn=["redis"]),
+    }
+    host.declare(services)
+    host.release("app", 1, "good")
+    host.images(fakehost.image(1))
+    (host.root / "not-ready").touch()
+    host.unit("app", "activating", NRestarts=str(restarts))
+    host.verdict("app", phase="preflight", at=time.time(), reason="as arranged")
+    began = time.monotonic()
+    assert "dependency redis: not ready yet" in refused(host)
+    # startup.timeoutSeconds is 1.
+    assert (time.monotonic() - began >= 1) is waits

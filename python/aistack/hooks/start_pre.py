@@ -47,7 +47,8 @@ def start_pre(manifest: Manifest, name: str) -> int:
         store.close()
     # A start that follows a failed preflight within seconds is systemd's own second try: what it lacked already had its
     # full time, so the unit fails soon, for whoever waits for it, and aistack-retry@ starts it again later.
-    again = before.get("phase") == runtime.PREFLIGHT and 0 <= began - before.get("at", 0) < _SAME_SERIES
+    recent = before.get("phase") == runtime.PREFLIGHT and 0 <= began - before.get("at", 0) < _SAME_SERIES
+    again = recent and _restarts(service) > 0
     checks = preflight.run(manifest, service, wait=release is not None and not again)
     if trouble is not None:
         checks.append(trouble)
@@ -198,8 +199,13 @@ def _given_up(service: Service, current: Release, before: dict[str, Any]) -> boo
     # A proven release that was ready and ended is restarted for as long as it comes back.
     if phase not in (runtime.STARTING, runtime.NOT_READY) and (current.proven or phase != runtime.READY):
         return False
+    return _restarts(service) >= (1 if decisive else STARTS)
+
+
+def _restarts(service: Service) -> int:
+    """How often systemd restarted the unit by itself since somebody, or something, last started it."""
     state = runtime.unit_states([service.unit], "NRestarts").get(service.unit, {})
-    return int(state.get("NRestarts", "0")) >= (1 if decisive else STARTS)
+    return int(state.get("NRestarts", "0"))
 
 
 def _unrecorded(manifest: Manifest, service: Service, error: HookError) -> int:
