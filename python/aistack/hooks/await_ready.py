@@ -13,10 +13,11 @@ import time
 
 from aistack.hooks import probe, runtime
 from aistack.hooks.errors import DONE, UNEXPECTED, HookError
-from aistack.hooks.preflight import FIRST_PAUSE, LAST_PAUSE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from aistack.hooks.manifest import Manifest, Service
 
 EXITED = "exited"
@@ -29,19 +30,40 @@ class _Stopped(Exception):
 def await_ready(manifest: Manifest, name: str) -> int:
     """Wait until `name` answers its probe; returns the hook's exit code."""
     service = manifest.container_service(name)
-    signal.signal(signal.SIGTERM, _stop)
     began = time.monotonic()
     try:
+        signal.signal(signal.SIGTERM, _stop)
         result = wait(manifest, service, _main_process())
-    except _Stopped:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        runtime.remove_container(service.container, service.stop_timeout)
+    except _Stopped:
+        try:
+            runtime.remove_container(service.container, service.stop_timeout)
+        except HookError as error:
+            runtime.say(f"{name} is stopped, but its container is not removed: {error}")
         return DONE
     spent = time.monotonic() - began
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     verdict = runtime.read_verdict(manifest, name)
     if not result.ok:
         return _fail(manifest, service, result, spent, verdict.get("release"))
+    for step in (
+        lambda: _record(manifest, name, verdict, spent, result.detail),
+        lambda: _enter_probation(manifest, service, verdict),
+        lambda: revive_dependents(manifest, name),
+    ):
+        try:
+            step()
+        except HookError as error:
+            # It serves. What cannot be written down or started beside it is no reason to take it away again.
+            runtime.say(f"{name} is ready, but {error}")
+    return DONE
+
+
+def _stop(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise _Stopped
+
+
+def _record(manifest: Manifest, name: str, verdict: dict[str, Any], spent: float, detail: str) -> None:
     now = time.time()
     runtime.write_verdict(
         manifest,
@@ -49,23 +71,15 @@ def await_ready(manifest: Manifest, name: str) -> int:
         phase=runtime.READY,
         ok=True,
         release=verdict.get("release"),
-        readyAt=now,
         proven=verdict.get("proven"),
+        readyAt=now,
         startSeconds=round(now - verdict.get("beganAt", now), 3),
         preflightSeconds=verdict.get("preflightSeconds", 0.0),
         readySeconds=round(spent, 3),
         checks=[],
         notice=verdict.get("notice"),
-        reason=result.detail,
+        reason=detail,
     )
-    if verdict.get("proven") is not True:
-        _enter_probation(manifest, service, verdict.get("release"))
-    revive_dependents(manifest, name)
-    return DONE
-
-
-def _stop(*_: object) -> None:
-    raise _Stopped
 
 
 def _main_process() -> int | None:
@@ -98,7 +112,7 @@ def wait(manifest: Manifest, service: Service, process: int | None) -> probe.Res
     waiter = select.poll()
     if process is not None:
         waiter.register(process, select.POLLIN)
-    pause = FIRST_PAUSE
+    pause = probe.FIRST_PAUSE
     while True:
         result = probe.ask(manifest, service, password)
         if result.ok or result.permanent:
@@ -110,34 +124,38 @@ def wait(manifest: Manifest, service: Service, process: int | None) -> probe.Res
             # A name that is gone is what an end looks like; anything else seen before may say why it ended.
             seen = "" if result.kind == probe.NAME_UNKNOWN else f" (last seen: {result.detail})"
             return probe.Result(EXITED, f"the container ended before it was ready{seen}")
-        pause = min(pause * 1.5, LAST_PAUSE)
+        pause = min(pause * 1.5, probe.LAST_PAUSE)
 
 
 def _fail(manifest: Manifest, service: Service, result: probe.Result, spent: float, release: int | None) -> int:
     reason = f"{result.kind}: {result.detail}"
     runtime.say(f"{service.name} is not ready after {spent:.1f} s: {reason}; removing its container")
-    runtime.write_verdict(
-        manifest,
-        service.name,
-        phase=runtime.NOT_READY,
-        ok=False,
-        release=release,
-        readySeconds=round(spent, 3),
-        # An exit may be an accident and is tried again; a full start timeout or a permanent answer is not.
-        decisive=result.kind != EXITED,
-        checks=[],
-        reason=reason,
-    )
-    runtime.remove_container(service.container)
+    try:
+        runtime.write_verdict(
+            manifest,
+            service.name,
+            phase=runtime.NOT_READY,
+            ok=False,
+            release=release,
+            readySeconds=round(spent, 3),
+            # An exit may be an accident and is tried again; a full start timeout or a permanent answer is not.
+            decisive=result.kind != EXITED,
+            checks=[],
+            reason=reason,
+        )
+    finally:
+        runtime.remove_container(service.container)
     return UNEXPECTED
 
 
-def _enter_probation(manifest: Manifest, service: Service, release: int | None) -> None:
+def _enter_probation(manifest: Manifest, service: Service, verdict: dict[str, Any]) -> None:
+    release = verdict.get("release")
+    # The journal is for what is not proven yet: opening it would double what the usual start costs.
+    if release is None or verdict.get("proven") is True:
+        return
     from aistack.hooks.releases import PROBATION
     from aistack.hooks.start_pre import open_store
 
-    if release is None:
-        return
     store = open_store(manifest)
     try:
         running = store.get(service.name, release)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import sys
 
 from aistack.hooks.errors import printable
 
@@ -25,9 +27,9 @@ class Holder:
         return f"{printable(self.command, 80)} (pid {self.pid})"
 
 
-def holder(port: int, protocol: str) -> Holder | None:
-    """The process that holds `port`, or None where it cannot be told (another namespace, not root)."""
-    inodes = _inodes(port, protocol)
+def holder(address: str, port: int, protocol: str) -> Holder | None:
+    """The process that holds `port` at `address`, or None where it cannot be told (another namespace, not root)."""
+    inodes = _inodes(address, port, protocol)
     if not inodes:
         return None
     for pid in filter(str.isdigit, os.listdir("/proc")):
@@ -46,7 +48,7 @@ def holder(port: int, protocol: str) -> Holder | None:
     return None
 
 
-def _inodes(port: int, protocol: str) -> set[str]:
+def _inodes(address: str, port: int, protocol: str) -> set[str]:
     found: set[str] = set()
     for table in (protocol, protocol + "6"):
         try:
@@ -56,6 +58,20 @@ def _inodes(port: int, protocol: str) -> set[str]:
             continue
         for row in rows:
             listening = protocol == "udp" or row[3] == _LISTEN
-            if listening and int(row[1].rpartition(":")[2], 16) == port:
+            where, _, number = row[1].rpartition(":")
+            if listening and int(number, 16) == port and _overlap(where, address):
                 found.add(f"socket:[{row[9]}]")
     return found
+
+
+def _overlap(where: str, address: str) -> bool:
+    """Whether a socket at `where` (hexadecimal words, as the kernel has them) is in the way of `address`."""
+    words = bytes.fromhex(where)
+    if sys.byteorder == "little":
+        words = b"".join(words[at : at + 4][::-1] for at in range(0, len(words), 4))
+    try:
+        wanted = socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+    except OSError:
+        return True
+    mapped = b"\0" * 10 + b"\xff\xff"  # an IPv4 address in IPv6 (RFC 4291, 2.5.5.2)
+    return not any(words) or not any(wanted) or words.removeprefix(mapped) == wanted.removeprefix(mapped)

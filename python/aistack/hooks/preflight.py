@@ -31,9 +31,8 @@ SECRET_MISSING = "secret missing"
 IMAGE_MISSING = "image missing"
 NETWORK_MISSING = "network missing"
 
-FIRST_PAUSE = 0.005  # seconds between the first two tries; grows to the last by half each time
-LAST_PAUSE = 0.25
 _MEBIBYTE = 1024 * 1024
+_LONGEST_LINE = 1000  # characters of a check in the journal
 
 
 class Check:
@@ -71,7 +70,7 @@ class Check:
         """The check on one line, for the journal."""
         spent = f" after {self.seconds:.1f} s and {self.tries} tries" if self.tries > 1 else ""
         fix = f"; {self.fix}" if self.fix and not self.ok else ""
-        return f"{self.subject}: {self.kind}: {self.detail}{spent}{fix}"
+        return printable(f"{self.subject}: {self.kind}: {self.detail}{spent}{fix}", _LONGEST_LINE)
 
     def data(self) -> dict[str, Any]:
         """The check as plain data, for the verdict and for --json."""
@@ -106,7 +105,7 @@ def local(manifest: Manifest, service: Service) -> list[Check]:
     return [
         _network(manifest),
         *(_file(service, wanted["path"], wanted["what"]) for wanted in service.preflight_files),
-        *(_secret(manifest, key) for key in service.secrets),
+        *(_secret(manifest, key) for key in _secrets(service)),
         *(_disk(wanted["path"], wanted["megabytes"]) for wanted in service.preflight_disk),
         *(_device(path) for path in service.preflight_devices),
         *(_port(service, wanted) for wanted in service.publish),
@@ -125,8 +124,15 @@ def dependencies(manifest: Manifest, names: list[str], timeout: float) -> list[C
     hopeless = threading.Event()
     found: dict[str, Check] = {}
 
+    unforeseen: list[Exception] = []
+
     def look(name: str) -> None:
-        found[name] = check = _dependency(manifest, name, timeout, hopeless.is_set)
+        try:
+            found[name] = check = _dependency(manifest, name, timeout, hopeless.is_set)
+        except Exception as error:  # noqa: BLE001  (raised below: a thread has nobody to raise it to)
+            unforeseen.append(error)
+            hopeless.set()
+            return
         if not check.ok and check.permanent:
             hopeless.set()
 
@@ -135,6 +141,8 @@ def dependencies(manifest: Manifest, names: list[str], timeout: float) -> list[C
         thread.start()
     for thread in threads:
         thread.join()
+    if unforeseen:
+        raise unforeseen[0]
     return [found[name] for name in names]
 
 
@@ -150,7 +158,7 @@ def _dependency(manifest: Manifest, name: str, timeout: float, hopeless: Callabl
     except HookError as error:
         return Check(subject, SECRET_MISSING, str(error))
     began = time.monotonic()
-    pause, tries, looked = FIRST_PAUSE, 0, False
+    pause, tries, looked = probe.FIRST_PAUSE, 0, False
     while True:
         tries += 1
         result = probe.ask(manifest, service, password)
@@ -177,7 +185,7 @@ def _dependency(manifest: Manifest, name: str, timeout: float, hopeless: Callabl
         if looked and tries % 8 == 0:
             looked = False  # look again about every two seconds: the unit may have given up meanwhile
         time.sleep(min(pause, max(0.0, timeout - spent)))
-        pause = min(pause * 1.5, LAST_PAUSE)
+        pause = min(pause * 1.5, probe.LAST_PAUSE)
 
 
 def _unit_state(unit: str) -> str:
@@ -234,7 +242,7 @@ def _file(service: Service, path: str, what: str) -> Check:
     except OSError as error:
         return Check(subject, FILE_UNREADABLE, error.strerror or str(error), address=path, fix=f"namei -l {path}")
     uid, gid = _user(service)
-    if uid != 0 and not _may_read(found, uid, gid):
+    if not (uid == 0 and _reads_all(service)) and not _may_read(found, uid, gid):
         mode = f"mode {found.st_mode & 0o7777:04o} of {found.st_uid}:{found.st_gid}"
         detail = f"{mode} keeps out the container's user {uid}:{gid}"
         return Check(
@@ -249,10 +257,23 @@ def _user(service: Service) -> tuple[int, int]:
     return owner(service)
 
 
+def _reads_all(service: Service) -> bool:
+    """Whether root in the container may read what its mode forbids: CAP_DAC_OVERRIDE of capabilities(7)."""
+    dropped = {name.upper().removeprefix("CAP_") for name in service.cap_drop}
+    added = {name.upper().removeprefix("CAP_") for name in service.cap_add}
+    return bool(added & {"ALL", "DAC_OVERRIDE", "DAC_READ_SEARCH"}) or not dropped & {"ALL", "DAC_OVERRIDE"}
+
+
 def _may_read(found: os.stat_result, uid: int, gid: int) -> bool:
     shift = 6 if found.st_uid == uid else 3 if found.st_gid == gid else 0
     needed = 0o5 if found.st_mode & 0o40000 else 0o4
     return (found.st_mode >> shift) & needed == needed
+
+
+def _secrets(service: Service) -> list[str]:
+    """What the container gets, and what its own probe logs in with: without that it can never be seen to be ready."""
+    own = [service.probe.secret] if service.probe is not None and service.probe.secret is not None else []
+    return list(dict.fromkeys([*service.secrets, *own]))
 
 
 def _secret(manifest: Manifest, key: str) -> Check:
@@ -318,7 +339,7 @@ def _port(service: Service, wanted: dict[str, Any]) -> Check:
         if error.errno == errno.EADDRINUSE:
             from aistack.hooks.ports import holder
 
-            who = holder(port, protocol)
+            who = holder(host, port, protocol)
             if who is not None and who.container == service.container:
                 # What an unclean stop left over; the unit removes it before it starts the new one.
                 return Check(subject, probe.READY, "held by this service's own old container", address=where)

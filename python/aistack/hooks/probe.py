@@ -34,6 +34,10 @@ AUTH_REFUSED = "authentication refused"
 # register it (see preflight).
 PERMANENT = frozenset({WRONG_PROTOCOL, AUTH_REFUSED})
 
+# Between two tries of whoever waits for an answer.
+FIRST_PAUSE = 0.005  # seconds; grows by half each time, up to the last
+LAST_PAUSE = 0.25
+
 _DNS_TIMEOUT = 1.0  # seconds; aardvark-dns answers in under a millisecond, or is not there
 _LARGEST_ANSWER = 65536  # bytes of an answer that are read and searched
 _LONGEST_LABEL = 63  # bytes between two dots of a name (RFC 1035, 2.3.4)

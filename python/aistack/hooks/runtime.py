@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PODMAN_TIMEOUT = 60.0  # seconds for a podman call that moves no image
 SYSTEMCTL_TIMEOUT = 30.0  # seconds for a systemctl call that waits for no job
+_LAST_WORDS = 5.0  # seconds for a program to end by itself when nobody reads any more what it writes
 
 # What systemd says when a job has ended: SD_MESSAGE_UNIT_STARTED, _FAILED and _STOPPED of sd-messages(3).
 _STARTED = "39f53479d3a045ac8e11786248231fbf"
@@ -43,23 +44,62 @@ def say(message: str) -> None:
     sys.stderr.flush()
 
 
-def run(command: list[str], timeout: float) -> tuple[int, str, str]:
-    """Run a command without a shell; returns (exit code, output, errors), both decoded.
+def run(command: list[str], timeout: float, stdin: int | None = None) -> tuple[int, str, str]:
+    """Run a command without a shell; returns (exit code, output, errors), both decoded. `stdin` is what it reads.
 
-    Raises HookError when the program is missing, or (exit code 124) when it takes longer than `timeout` seconds.
+    Raises HookError when the program cannot be run, or (exit code 124) when it takes longer than `timeout` seconds.
     """
     # Here alone: a start of a proven service that is ready at once runs no command at all.
     import subprocess
 
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False, close_fds=True
+            command,
+            stdin=subprocess.DEVNULL if stdin is None else stdin,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
         )
     except FileNotFoundError:
         raise HookError(f"{command[0]} is not installed or not on PATH ({os.environ.get('PATH', '')})") from None
+    except OSError as error:
+        raise HookError(f"cannot run {command[0]}: {error.strerror}") from None
     except subprocess.TimeoutExpired:
         raise HookError(f"`{' '.join(command)}` took more than {timeout:g} s", TIMED_OUT) from None
     return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+
+
+def pipe(producer: list[str], consumer: list[str], timeout: float) -> str:
+    """Run `producer | consumer` without a shell; returns the output of the consumer.
+
+    What the producer says goes to the journal. Raises HookError when one of them fails, or takes more than `timeout`
+    seconds.
+    """
+    import subprocess
+
+    reader, writer = os.pipe()
+    try:
+        source = subprocess.Popen(producer, stdin=subprocess.DEVNULL, stdout=writer)
+    except OSError as error:
+        os.close(reader)
+        raise HookError(f"cannot run {producer[0]}: {error.strerror}") from None
+    finally:
+        os.close(writer)
+    try:
+        code, out, errors = run(consumer, timeout, reader)
+    finally:
+        os.close(reader)  # whoever still writes is told so
+        try:
+            source.wait(_LAST_WORDS)
+        except subprocess.TimeoutExpired:
+            source.kill()
+            source.wait()
+    if code != 0:
+        said = printable((errors.strip() or out.strip()).rpartition("\n")[2], 300)
+        raise HookError(f"`{' '.join(consumer)}` failed: {said}")
+    if source.returncode != 0:
+        raise HookError(f"{producer[0]} ended with {source.returncode}")
+    return out
 
 
 def podman(*arguments: str, timeout: float = PODMAN_TIMEOUT) -> str:
@@ -255,7 +295,9 @@ def read_secret(manifest: Manifest, key: str) -> str:
             value = file.read().removesuffix("\n")
     except FileNotFoundError:
         raise HookError(f"secret {key}: {path} does not exist; create it (mode 0400)", INVALID) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:  # its words would name a byte of the secret
+        raise HookError(f"secret {key}: {path} is no text in UTF-8", INVALID) from None
+    except OSError as error:
         raise HookError(f"secret {key}: cannot read {path}: {printable(str(error))}", INVALID) from None
     if not value:
         raise HookError(f"secret {key}: {path} is empty", INVALID)
@@ -282,12 +324,13 @@ def write_environment(manifest: Manifest, service: Service, environment: dict[st
     Raises HookError for a secret that is missing, unreadable or does not fit on one line of an env file.
     """
     directory = service_dir(manifest, service.name)
+    files = os.path.join(directory, "secrets")
+    _forget_secrets(directory, files)
     values = dict(environment)
     for key in service.secrets:
         value = read_secret(manifest, key)
         if manifest.secrets[key]["as"] == "file":
             uid, gid = owner(service)
-            files = os.path.join(directory, "secrets")
             os.makedirs(files, mode=0o755, exist_ok=True)
             write_atomic(os.path.join(files, key), value.encode(), 0o400, uid, gid)
             values[f"{key}_FILE"] = f"/run/secrets/{key}"
@@ -301,6 +344,18 @@ def write_environment(manifest: Manifest, service: Service, environment: dict[st
             values[key] = value
     text = "".join(f"{key}={value}\n" for key, value in sorted(values.items()))
     write_atomic(os.path.join(directory, "env"), text.encode(), 0o400)
+
+
+def _forget_secrets(directory: str, files: str) -> None:
+    """Remove the secrets of the last start: a service may name others now, and a start that was cut off left halves."""
+    try:
+        names = [name for name in os.listdir(directory) if name.startswith("env.") and name.endswith(".new")]
+        halves = [os.path.join(directory, name) for name in names]
+        old = [os.path.join(files, name) for name in os.listdir(files)] if os.path.isdir(files) else []
+        for path in halves + old:
+            os.unlink(path)
+    except OSError as error:
+        raise HookError(f"cannot remove {error.filename}: {error.strerror}") from None
 
 
 def owner(service: Service) -> tuple[int, int]:

@@ -27,6 +27,21 @@ _SAME_SERIES = 5.0  # seconds; systemd's own restart follows a failure within Re
 def start_pre(manifest: Manifest, name: str) -> int:
     """Prepare the start of `name`; returns the hook's exit code. Raises HookError."""
     service = manifest.container_service(name)
+    try:
+        return _prepare(manifest, service)
+    except HookError as error:
+        # Else an older verdict would stay, and the release be judged by it.
+        try:
+            runtime.write_verdict(
+                manifest, name, phase=runtime.PREFLIGHT, ok=False, release=None, checks=[], reason=str(error)
+            )
+        except HookError as other:
+            runtime.say(f"{name}: {other}")
+        raise
+
+
+def _prepare(manifest: Manifest, service: Service) -> int:
+    name = service.name
     began = time.time()
     before = runtime.read_verdict(manifest, name)
     try:
@@ -163,12 +178,7 @@ def _load(service: Service, source: str) -> str:
     if service.image_archive is not None:
         out = runtime.podman("load", "--quiet", "--input", source, timeout=service.pull_timeout)
     else:
-        code, out, errors = runtime.run(
-            ["/bin/sh", "-c", 'set -o pipefail 2>/dev/null; "$1" | podman load --quiet', "load", source],
-            service.pull_timeout,
-        )
-        if code != 0:
-            raise HookError(f"{source} | podman load failed: {errors.strip().rpartition(chr(10))[2]}")
+        out = runtime.pipe([source], ["podman", "load", "--quiet"], service.pull_timeout)
     identifier = runtime.image_id(service.image_ref)
     if identifier is None:
         raise HookError(f"{source} holds another image than {service.image_ref}: {out.strip()}")
