@@ -66,7 +66,7 @@ def stand_in(service: str, program: str) -> None:
     )
 
 
-def listening(service: str, port: int) -> None:
+def listening(port: int) -> None:
     """Wait until the stand-in takes connections."""
     address = machine.succeed(
         "podman container inspect --format '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' stand-in"
@@ -113,14 +113,14 @@ with subtest("refused: its container is up, its port is not"):
 
 with subtest("not ready yet: redis loads its data"):
     stand_in("redis", SAYS.format(port=6379, answer=LOADING))
-    listening("redis", 6379)
+    listening(6379)
     said = "LOADING Redis is loading the dataset in memory"
     expect("app", "dependency redis", "not ready yet", said, permanent=False, fix=look)
     machine.succeed("podman rm --force stand-in")
 
 with subtest("wrong protocol: a web server where redis should be"):
     stand_in("redis", SPEAKS_HTTP.format(port=6379))
-    listening("redis", 6379)
+    listening(6379)
     said = "does not speak Redis: answered "
     expect("app", "dependency redis", "wrong protocol", said, permanent=True, fix=look)
     machine.succeed("podman rm --force stand-in")
@@ -136,7 +136,7 @@ for service, port in (("qdrant", 6333), ("llama-cpp", 8080)):
     with subtest(f"not ready yet: {service} answers 503"):
         machine.succeed(f"systemctl stop {unit(service)}")
         stand_in(service, SAYS.format(port=port, answer=BUSY_HTTP))
-        listening(service, port)
+        listening(port)
         look = f"journalctl -u {unit(service)}"
         said = 'answered 503: {"error":{"message":"Loading model"}}'
         expect("app", f"dependency {service}", "not ready yet", said, permanent=False, fix=look)
@@ -176,7 +176,7 @@ with subtest("not ready yet: postgres is shutting down"):
 with subtest("wrong protocol: a web server where postgres should be"):
     machine.succeed(f"systemctl stop {unit('postgres')}")
     stand_in("postgres", SPEAKS_HTTP.format(port=5432))
-    listening("postgres", 5432)
+    listening(5432)
     said = "does not speak PostgreSQL: answered "
     expect("app", "dependency postgres", "wrong protocol", said, permanent=True, fix=look)
     machine.succeed(f"podman rm --force stand-in; systemctl start {unit('postgres')}")
