@@ -82,7 +82,7 @@ with subtest("a restart within the probation begins it anew, and a release that 
     new = current("app")
     assert new["state"] == "probation", new
     # Into the middle of it.
-    stays("app", "active", PROBATION / 2)
+    stays("app", "active", PROBATION / 3)
     machine.succeed(f"systemctl restart {UNIT}")
     assert (current("app")["id"], current("app")["state"]) == (new["id"], "probation")
     ready = ready_since()
