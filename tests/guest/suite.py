@@ -67,6 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.part or PARTS:
         print(f"\n== {name}", flush=True)
         with tempfile.TemporaryDirectory(prefix="aistack-test-", ignore_cleanup_errors=True) as folder:
+            # Some tests run as another user, who has to get through.
+            Path(folder).chmod(0o755)
             parts.append(PARTS[name](Path(folder), options))
     return summary(parts, time.monotonic() - started)
 
