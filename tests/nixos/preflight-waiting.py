@@ -22,6 +22,12 @@ def free_redis() -> None:
     machine.succeed("podman exec aistack-redis redis-cli script kill")
 
 
+def take_port() -> None:
+    """Let another program listen on the app's port of this host."""
+    machine.succeed("systemd-run --unit squatter $(command -v python3) -m http.server --bind 127.0.0.1 8000")
+    machine.wait_for_open_port(8000, "127.0.0.1")
+
+
 def start_app() -> tuple[float, str]:
     """Start the app in vain; returns the seconds it took, and what its unit said."""
     machine.succeed(f"systemctl reset-failed {APP}")
@@ -45,8 +51,7 @@ keep_redis_busy()
 with subtest("all that is wrong is reported at once, and no time is spent on what is only not ready yet"):
     sql("ALTER ROLE mcp PASSWORD 'another'")
     machine.succeed("podman network disconnect local-ai aistack-llama-cpp")
-    machine.succeed("systemd-run --unit squatter $(command -v python3) -m http.server --bind 127.0.0.1 8000")
-    machine.wait_for_open_port(8000, "127.0.0.1")
+    take_port()
     expected = {
         "port 127.0.0.1:8000/tcp": ("port taken", True),
         "dependency postgres": ("authentication refused", True),
@@ -88,7 +93,16 @@ with subtest("a permanent failure of one dependency ends the wait for the others
         "dependency redis": ("not ready yet", False),
     }, verdict("app")
 
-sql("ALTER ROLE mcp PASSWORD '$(cat /etc/aistack/secrets/postgres-password)'", "another")
+with subtest("so does one of this host"):
+    sql("ALTER ROLE mcp PASSWORD '$(cat /etc/aistack/secrets/postgres-password)'", "another")
+    take_port()
+    spent, said = start_app()
+    assert spent < 12, f"it took {spent:.1f} s"
+    assert kinds(verdict("app")["checks"]) == {
+        "port 127.0.0.1:8000/tcp": ("port taken", True),
+        "dependency redis": ("not ready yet", False),
+    }, verdict("app")
+    machine.succeed("systemctl stop squatter")
 
 with subtest("what is not ready yet gets startup.timeoutSeconds, no more and no less"):
     changed = manifest()
@@ -126,8 +140,7 @@ with subtest("with startup.dependencyCheck = false nobody asks the dependencies,
     setting = write_manifest(changed)
     use_manifest(setting)
     assert "dependencies are not checked" in machine.succeed(f"{setting} aistack preflight app 2>&1")
-    machine.succeed("systemd-run --unit squatter $(command -v python3) -m http.server --bind 127.0.0.1 8000")
-    machine.wait_for_open_port(8000, "127.0.0.1")
+    take_port()
     spent, said = start_app()
     assert kinds(verdict("app")["checks"]) == {"port 127.0.0.1:8000/tcp": ("port taken", True)}, verdict("app")
     machine.succeed(f"systemctl stop squatter; systemctl reset-failed {APP}; systemctl start {APP}")
