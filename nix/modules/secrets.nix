@@ -1,7 +1,9 @@
 # Secrets: which file holds each, and how a container gets it. Their contents never pass through Nix.
-{ lib, ... }:
+{ config, lib, ... }:
 let
   inherit (lib) types;
+  storage = config.virtualisation.containers.storage.settings.storage or { };
+  graphroot = storage.graphroot or "/var/lib/containers/storage";
 in
 {
   options.services.aistack.secrets = lib.mkOption {
@@ -31,5 +33,12 @@ in
       POSTGRES_PASSWORD.file = "/run/secrets/postgres-password";
     };
     description = "Secrets by key; a container gets those that its {option}`secrets` name, and no others.";
+  };
+
+  # podman's database holds the environment of every container, secrets and all, and nothing but the mode of its
+  # directory keeps others from reading it. podman makes it for root alone; systemd-tmpfiles, which comes first on a
+  # new machine and only wants a place for podman's temporary files in it, does not.
+  config = lib.mkIf config.services.aistack.enable {
+    systemd.tmpfiles.rules = [ "d ${graphroot} 0700 root root - -" ];
   };
 }
