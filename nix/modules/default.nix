@@ -7,6 +7,7 @@
     ./network.nix
     ./containers.nix
     ./rollback.nix
+    ./health.nix
     ./manifest.nix
     ./assertions
     ./catalog

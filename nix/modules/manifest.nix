@@ -119,7 +119,14 @@ in
         dns = true;
       };
       startup = { inherit (cfg.startup) dependencyCheck timeoutSeconds; };
-      selfHealing = { inherit (cfg.selfHealing) enable; };
+      selfHealing = {
+        inherit (cfg.selfHealing)
+          enable
+          maxRestarts
+          windowSeconds
+          backoffSeconds
+          ;
+      };
       rollback = { inherit (cfg.rollback) policy retain probationSeconds; };
       environment = lib.mergeAttrsList (map (section: section.values) cfg.sections);
       environmentOptions = lib.mapAttrs (_: key: key.option) keys;

@@ -13,6 +13,13 @@ let
     lib.attrValues (lib.filterAttrs (_: service: service.external == null) manifest.services)
   );
 
+  # What activating another NixOS generation may take on top.
+  activation =
+    if lib.any (service: service.rollbackPolicy == "system") (lib.attrValues manifest.services) then
+      600
+    else
+      0;
+
   hook = verb: description: {
     inherit description;
     # Which hook call comes last must not depend on how quickly things fail.
@@ -23,7 +30,7 @@ let
     serviceConfig = {
       Type = "oneshot";
       ExecStart = "${cfg.hook} ${verb} %i";
-      TimeoutStartSec = slowest + 60;
+      TimeoutStartSec = slowest + 60 + activation;
     };
   };
 
@@ -46,11 +53,18 @@ in
     policy = lib.mkOption {
       type = types.enum [
         "image"
+        "system"
         "none"
       ];
       default = "image";
       example = "none";
-      description = "What to go back to when a new release of a service fails: the last good image, or nothing.";
+      description = ''
+        What to go back to when a new release of a service fails: the last good image (`image`), the previous NixOS
+        generation (`system`), or nothing (`none`).
+
+        The previous generation is activated as by `nixos-rebuild test`, once for each bad release; the boot loader's
+        default stays. Where there is no such generation, or it declares the same service, the last good image is what is left.
+      '';
     };
     retain = lib.mkOption {
       type = types.ints.positive;

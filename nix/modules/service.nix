@@ -227,9 +227,9 @@ in
       };
       interval = lib.mkOption {
         type = aistack.types.seconds;
-        default = 15;
-        example = 60;
-        description = "Seconds between two health checks.";
+        default = 30;
+        example = 10;
+        description = "Seconds between two health checks; all services with the same interval are checked by one timer.";
       };
       timeout = lib.mkOption {
         type = aistack.types.seconds;
@@ -437,12 +437,13 @@ in
     rollback.policy = lib.mkOption {
       type = types.enum [
         "image"
+        "system"
         "none"
       ];
       default = stack.rollback.policy;
       defaultText = lib.literalExpression "config.services.aistack.rollback.policy";
       example = "none";
-      description = "What to go back to when a new release of this service fails: the last good image, or nothing.";
+      description = "What to go back to when a new release of this service fails: the last good image, the previous NixOS generation, or nothing.";
     };
   };
 }

@@ -74,15 +74,18 @@ class Startup(_Model):
 
 
 class SelfHealing(_Model):
-    """Whether a proven service that stops answering is restarted."""
+    """Whether a proven service that stops answering is restarted, and how often at most."""
 
     enable: bool
+    max_restarts: Annotated[int, Field(ge=1)]
+    window_seconds: Seconds
+    backoff_seconds: SecondsOrZero
 
 
 class Rollback(_Model):
     """When a release is proven, and how many proven ones keep their images."""
 
-    policy: Literal["image", "none"]
+    policy: Literal["image", "system", "none"]
     retain: Annotated[int, Field(ge=1)]
     probation_seconds: SecondsOrZero
 
@@ -220,7 +223,7 @@ class Service(_Model):
     devices: list[Text]
     extra_options: list[str]
     stop_timeout_seconds: SecondsOrZero
-    rollback_policy: Literal["image", "none"]
+    rollback_policy: Literal["image", "system", "none"]
 
     @model_validator(mode="after")
     def _external_or_container(self) -> Self:

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 import nixhost
 import pytest
 
@@ -203,10 +204,27 @@ def test_images_are_named_as_the_catalog_names_them() -> None:
 # --- commands --------------------------------------------------------------------------------------------------------
 
 
+@cache
+def sub_commands() -> dict[str, click.Command]:
+    """Every sub-command by its words: those of a group of commands are two, as `env set`."""
+    found: dict[str, click.Command] = {}
+    for name in COMMANDS:
+        command = importlib.import_module(f"aistack.cli.{name}").command
+        below = command.commands if isinstance(command, click.Group) else {}
+        found |= {f"{name} {word}": each for word, each in below.items()} or {name: command}
+    return found
+
+
+def named(words: list[str]) -> tuple[str, list[str]]:
+    """Split what follows `aistack` into a sub-command's words and its arguments."""
+    length = 2 if " ".join(words[:2]) in sub_commands() else 1
+    return " ".join(words[:length]), words[length:]
+
+
 def options_of(name: str) -> set[str]:
-    """The options of a sub-command."""
-    command = importlib.import_module(f"aistack.cli.{name}").command
-    return {option for parameter in command.params for option in parameter.opts if option.startswith("-")}
+    """The options of a sub-command; a group by itself has none."""
+    parameters = sub_commands()[name].params if name in sub_commands() else []
+    return {option for parameter in parameters for option in parameter.opts if option.startswith("-")}
 
 
 def aistack_calls(each: Page) -> Iterator[list[str]]:
@@ -220,9 +238,10 @@ def test_every_aistack_command_and_option_exists() -> None:
     seen = [(each, call) for each in pages() for call in aistack_calls(each)]
     assert len(seen) > 10
     wrong = []
-    for each, (name, *arguments) in seen:
-        if name not in COMMANDS:
-            wrong.append(f"{each.name}: aistack {name}")
+    for each, call in seen:
+        name, arguments = named(call)
+        if name not in sub_commands() and (name not in COMMANDS or arguments):
+            wrong.append(f"{each.name}: aistack {' '.join(call)}")
             continue
         given = [plain(word) for word in arguments if plain(word).startswith("-")]
         wrong += [f"{each.name}: aistack {name} {option}" for option in given if option not in options_of(name)]
@@ -232,11 +251,11 @@ def test_every_aistack_command_and_option_exists() -> None:
 def test_the_guide_lists_every_command_and_option() -> None:
     listed: dict[str, set[str]] = {}
     for row in page(GUIDE).table("command"):
-        _, name, *arguments = shlex.split(row[0].strip("`"))
+        name, arguments = named(shlex.split(row[0].strip("`"))[1:])
         listed[name] = {plain(word) for word in arguments if plain(word).startswith("--")}
-    assert set(listed) == set(COMMANDS)
+    assert set(listed) == set(sub_commands())
     # --json is said once, for all of them.
-    wanted = {name: {o for o in options_of(name) if o.startswith("--")} - {"--json"} for name in COMMANDS}
+    wanted = {name: {o for o in options_of(name) if o.startswith("--")} - {"--json"} for name in sub_commands()}
     assert listed == wanted
 
 
@@ -364,7 +383,8 @@ def test_every_unit_exists() -> None:
     wrong = []
     for each, name in seen:
         file = re.sub(r"@[a-z<>*-]+", "@", name)
-        fits = re.compile(re.sub(r"<svc>|\*", "[a-z-]+", re.escape(file).replace(r"\*", "*")) + r"(\.\w+)?")
+        pattern = re.sub(r"<svc>|<seconds>|\*", "[a-z0-9-]+", re.escape(file).replace(r"\*", "*"))
+        fits = re.compile(pattern + r"(\.\w+)?")
         # Containers, images and packages have such names too.
         if not any(fits.fullmatch(unit) for unit in units) and name not in sources():
             wrong.append(f"{each.name}: {name}")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 HOOK = Path(__file__).parents[1] / "aistack-hook"
+OF_A_SERVICE = [verb for verb in VERBS if verb != "health"]
 HOSTILE = ["", "-rf", "../etc", "a\nb", "\x1b[2J", "\x1b]0;title\x07", "redis; rm -rf /", "x" * 100_000, "\u202eevil"]
 
 
@@ -53,17 +54,18 @@ def one_line(said: str) -> bool:
         ["start-pre", "redis", "more"],
         ["stop", "redis"],
         ["--help"],
-        ["health", "redis"],
+        ["heal", "redis"],
         ["", ""],
         ["START-PRE", "redis"],
         ["\x1b[2J", "redis"],
     ],
 )
 def test_bad_usage(run: Callable[..., tuple[int, str]], arguments: list[str]) -> None:
-    assert run(*arguments) == (INVALID, "usage: aistack-hook start-pre|await-ready|rollback|bless|retry SERVICE\n")
+    usage = "usage: aistack-hook start-pre|await-ready|health|rollback|bless|retry SERVICE (health: SECONDS)\n"
+    assert run(*arguments) == (INVALID, usage)
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", OF_A_SERVICE)
 @pytest.mark.parametrize("name", HOSTILE)
 def test_an_unknown_name_is_one_line(run: Callable[..., tuple[int, str]], verb: str, name: str) -> None:
     code, said = run(verb, name)
@@ -74,14 +76,14 @@ def test_an_unknown_name_is_one_line(run: Callable[..., tuple[int, str]], verb: 
     assert len(said) < 1000
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", OF_A_SERVICE)
 def test_an_external_service_has_no_hooks(run: Callable[..., tuple[int, str]], verb: str) -> None:
     code, said = run(verb, "far")
     assert code == INVALID
     assert said == "aistack: far runs at 127.0.0.1:6379, outside this stack; there is no container here to act on\n"
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", OF_A_SERVICE)
 def test_a_malformed_manifest_is_one_line(
     host: fakehost.FakeHost, run: Callable[..., tuple[int, str]], verb: str
 ) -> None:
@@ -90,6 +92,15 @@ def test_a_malformed_manifest_is_one_line(
     assert code == INVALID
     assert one_line(said)
     assert "is not JSON" in said
+
+
+@pytest.mark.parametrize("seconds", HOSTILE)
+def test_a_health_check_ends_well_whatever_it_is_asked(run: Callable[..., tuple[int, str]], seconds: str) -> None:
+    code, said = run("health", seconds)
+    assert code == DONE
+    assert one_line(said)
+    assert said.endswith(" is no number of seconds\n")
+    assert len(said) < 1000
 
 
 def test_a_path_with_a_line_break_is_one_line(

@@ -28,6 +28,7 @@ COMPLETION_VARIABLE = "_AISTACK_COMPLETE"
 # Name -> its line in `--help`; the module aistack.cli.<name> holds the command `command`.
 COMMANDS = {
     "status": "Show what serves, what does not, and why.",
+    "health": "Show what the health checks found, when, and what follows.",
     "preflight": "Run every check of a start now, without starting anything.",
     "releases": "Show the releases of each service and what became of them.",
     "rollback": "Go back to an earlier release of a service.",

@@ -24,6 +24,10 @@ SCHEMA_VERSION = 1
 # Colour of a word of state, on a terminal.
 COLOURS = {
     "ready": "green",
+    "healthy": "green",
+    "degraded": "bold red",
+    "unhealthy": "bold red",
+    "unchecked": "yellow",
     "good": "green",
     "ok": "green",
     "probation": "cyan",
@@ -55,6 +59,11 @@ def document(content: Mapping[str, Any]) -> None:
 def line(text: str = "") -> None:
     """Print one line of data."""
     sys.stdout.write(printable(text) + "\n" if text else "\n")
+
+
+def raw(text: str) -> None:
+    """Print one line of data that somebody may read back: of any length, and empty if it is empty."""
+    sys.stdout.write(printable(text, len(text) * 10 + 1) + "\n")
 
 
 def indented(text: str, depth: int) -> None:
@@ -132,6 +141,18 @@ def rfc3339(moment: float | None) -> str | None:
     if moment is None:
         return None
     return datetime.fromtimestamp(moment, tz=UTC).isoformat(timespec="milliseconds")
+
+
+def duration(seconds: float) -> str:
+    """Return a time span for people: its largest unit, and the next one below ten."""
+    spans = ((86400, "d"), (3600, "h"), (60, "min"))
+    for number, (size, unit) in enumerate(spans):
+        if seconds >= size:
+            whole, rest = divmod(int(seconds), size)
+            below = spans[number + 1] if number + 1 < len(spans) else (1, "s")
+            part = rest // below[0]
+            return f"{whole} {unit} {part} {below[1]}" if whole < 10 and part else f"{whole} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def local_time(moment: float | None) -> str:

@@ -12,7 +12,7 @@ import click
 from aistack.cli import output, stack
 from aistack.cli.options import json_option, services_argument
 from aistack.errors import ExitCode, StoreError
-from aistack.hooks import probe, runtime
+from aistack.hooks import health, probe, runtime
 from aistack.hooks.errors import HookError
 from aistack.hooks.manifest import load
 from aistack.hooks.releases import BAD
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # States of a service, in the words of the table and of --json.
 READY = "ready"
+DEGRADED = "degraded"  # it runs, and fails its health checks
 STARTING = "starting"
 WAITING = "waiting"  # only a dependency is missing; it is started again when that is back
 ROLLING_BACK = "rolling back"
@@ -35,6 +36,8 @@ UNKNOWN = "unknown"  # runs elsewhere, and this user may not read what its probe
 # Neither serving nor down: time, or a dependency, will tell.
 NOT_YET = frozenset({STARTING, WAITING, ROLLING_BACK})
 DOWN = frozenset({STOPPED, FAILED})
+# Its unit is active.
+SERVING = frozenset({READY, DEGRADED})
 
 # What of a dependency mends itself when the dependency comes back.
 _TEMPORARY = frozenset({probe.NAME_UNKNOWN, probe.REFUSED, probe.TIMED_OUT, probe.NOT_READY})
@@ -58,6 +61,12 @@ class Row:
     notice: str | None = None  # what is right with the service and wrong beside it
     checks: Sequence[dict[str, Any]] = ()
     hint: str | None = None
+    health: dict[str, Any] | None = None  # the record of its last checks, of the container that runs
+
+    @property
+    def blames_another(self) -> bool:
+        """Whether it is not at fault itself that it fails its health checks."""
+        return self.health is not None and self.health.get("action") == health.BLAMED
 
     @property
     def off_course(self) -> bool:
@@ -79,8 +88,33 @@ class Row:
             "reason": self.reason,
             "notice": self.notice,
             "failed_checks": list(self.checks),
+            "health": health_data(self.health),
             "next": self.hint,
         }
+
+
+def health_data(record: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return a health record for --json."""
+    if record is None:
+        return None
+    return {
+        "state": record.get("state"),
+        "kind": record.get("kind"),
+        "detail": record.get("detail"),
+        "since": output.rfc3339(record.get("since")),
+        "checked_at": output.rfc3339(record.get("at")),
+        "seconds_ago": round(seconds_ago(record, "atBoot"), 3),
+        "took_seconds": record.get("tookSeconds"),
+        "failures": record.get("failures"),
+        "action": record.get("action"),
+        "note": record.get("note"),
+    }
+
+
+def seconds_ago(record: dict[str, Any], key: str) -> float:
+    """Return how long ago something of a record was, whatever somebody did to the clock meanwhile."""
+    moment = record.get(key)
+    return max(0.0, health.now() - moment) if isinstance(moment, int | float) else 0.0
 
 
 def _release_data(release: Release | None) -> dict[str, Any] | None:
@@ -102,7 +136,7 @@ def command(*, services: tuple[str, ...], as_json: bool) -> int:
     """Show what serves, what does not, and why.
 
     Exit code 0 if every service serves, 3 if some only start or wait for a dependency, 8 if one is
-    down. Reasons and releases are root's to read; the states are anybody's.
+    down or fails its health checks. Reasons and releases are root's to read; the states are anybody's.
     """
     manifest = load()
     wanted = stack.chosen(manifest, services)
@@ -121,7 +155,7 @@ def command(*, services: tuple[str, ...], as_json: bool) -> int:
         # A damaged journal takes no service down, so the states are still worth showing.
         problems.append(str(error))
         rows = _rows(manifest, wanted, units, None)
-    code = _exit_code(rows, problems)
+    code = exit_code(rows, problems)
     if as_json:
         output.document(
             {
@@ -138,11 +172,13 @@ def command(*, services: tuple[str, ...], as_json: bool) -> int:
     return int(code)
 
 
-def _exit_code(rows: Sequence[Row], problems: Sequence[str]) -> ExitCode:
+def exit_code(rows: Sequence[Row], problems: Sequence[str]) -> ExitCode:
+    """Return what a command that shows these rows ends with."""
     states = {row.state for row in rows}
-    if states & DOWN:
+    degraded = [row for row in rows if row.state == DEGRADED]
+    if states & DOWN or not all(row.blames_another for row in degraded):
         return ExitCode.DOWN
-    if states & NOT_YET:
+    if states & NOT_YET or degraded:
         return ExitCode.DEPENDENCY_MISSING
     return ExitCode.UNEXPECTED if problems else ExitCode.DONE
 
@@ -150,6 +186,11 @@ def _exit_code(rows: Sequence[Row], problems: Sequence[str]) -> ExitCode:
 def rollback_unit(service: Service) -> str:
     """Return the unit that takes a service back to its last good release."""
     return f"aistack-rollback@{service.name}.service"
+
+
+def rows_of(manifest: Manifest, services: Sequence[Service]) -> list[Row]:
+    """Return the rows of services, without their releases."""
+    return _rows(manifest, services, _unit_states(services), None)
 
 
 def _unit_states(services: Sequence[Service]) -> dict[str, dict[str, str]]:
@@ -208,6 +249,9 @@ def _container_row(manifest: Manifest, service: Service, units: dict[str, dict[s
     verdict = runtime.read_verdict(manifest, service.name)
     failed = _failed_checks(verdict)
     state = _state(unit, rollback, verdict, failed)
+    record = _health(manifest, service, verdict) if state == READY else None
+    if record is not None and record.get("state") == health.UNHEALTHY:
+        state = DEGRADED
     return Row(
         service=service.name,
         state=state,
@@ -218,15 +262,22 @@ def _container_row(manifest: Manifest, service: Service, units: dict[str, dict[s
             "sub": unit.get("SubState", "unknown"),
             "result": unit.get("Result", "unknown"),
         },
-        since=_since(state, unit, verdict),
-        start_seconds=verdict.get("startSeconds") if state == READY else None,
+        since=_since(state, unit, verdict) if state != DEGRADED or record is None else record.get("since"),
+        start_seconds=verdict.get("startSeconds") if state in SERVING else None,
         release=_release(service, state, verdict, store),
         declared=store.declared(service.name) if store is not None else None,
-        reason=_reason(state, unit, verdict),
+        reason=_reason(state, unit, verdict, record),
         notice=verdict.get("notice") if state in (READY, STARTING) else None,
-        checks=failed if state != READY else (),
+        checks=failed if state not in SERVING else (),
         hint=_hint(state, service, unit, verdict, failed),
+        health=record,
     )
+
+
+def _health(manifest: Manifest, service: Service, verdict: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what the last health check found of the container that runs now; None where it was not checked yet."""
+    record = health.read(manifest, service.name)
+    return record if record and record.get("start") == verdict.get("readyAt") else None
 
 
 def _failed_checks(verdict: dict[str, Any]) -> list[dict[str, Any]]:
@@ -241,7 +292,7 @@ def _release(service: Service, state: str, verdict: dict[str, Any], store: Store
     if store is None:
         return None
     started = verdict.get("release")
-    ran = store.get(service.name, started) if state == READY and isinstance(started, int) else None
+    ran = store.get(service.name, started) if state in SERVING and isinstance(started, int) else None
     return ran or store.current(service.name)
 
 
@@ -283,9 +334,13 @@ def _since(state: str, unit: dict[str, str], verdict: dict[str, Any]) -> float |
     return time.time() - (time.monotonic() - int(stamp) / 1e6)
 
 
-def _reason(state: str, unit: dict[str, str], verdict: dict[str, Any]) -> str | None:
+def _reason(
+    state: str, unit: dict[str, str], verdict: dict[str, Any], record: dict[str, Any] | None = None
+) -> str | None:
     if state == READY:
         return None
+    if state == DEGRADED and record is not None:
+        return unhealthy_reason(record)
     if unit.get("LoadState") == "not-found":
         return "systemd knows no such unit"
     if state == STOPPED:
@@ -299,6 +354,13 @@ def _reason(state: str, unit: dict[str, str], verdict: dict[str, Any]) -> str | 
     return None if state in NOT_YET else f"its unit failed ({result})"
 
 
+def unhealthy_reason(record: dict[str, Any]) -> str:
+    """Return, in one sentence, why a service counts as unhealthy, for how long, and what is done about it."""
+    since = output.duration(seconds_ago(record, "sinceBoot"))
+    done = f"; {record['note']}" if record.get("note") else ""
+    return f"{record.get('kind')}: {record.get('detail')} (for {since}, {record.get('failures')} checks){done}"
+
+
 def _hint(
     state: str,
     service: Service,
@@ -308,6 +370,8 @@ def _hint(
 ) -> str | None:
     if state == READY:
         return None
+    if state == DEGRADED:
+        return f"journalctl -u {service.unit} -n 50"
     if unit.get("LoadState") == "not-found":
         return "render and install the units (nixos-rebuild switch, or bundle/install)"
     if state == STOPPED:
@@ -359,7 +423,7 @@ def _show_details(row: Row) -> None:
     """Print what the table has no room for: why, and what to do."""
     if row.off_course and row.release is not None and row.declared is not None:
         why = f": {row.declared.reason}" if row.declared.reason else ""
-        runs = "runs" if row.state == READY else "is what the next start runs"
+        runs = "runs" if row.state in SERVING else "is what the next start runs"
         output.line(
             f"{row.service}: release {row.release.id} {runs}, not the declared {row.declared.id} "
             f"({row.declared.state}{why})"

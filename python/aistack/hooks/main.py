@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from aistack.hooks.manifest import Manifest
 
-VERBS = ("start-pre", "await-ready", "rollback", "bless", "retry")
+VERBS = ("start-pre", "await-ready", "health", "rollback", "bless", "retry")
 INTERRUPTED = 130  # as a shell counts SIGINT
 _LONGEST_LINE = 4000  # characters; long enough for the names of every service of a large stack
-USAGE = f"usage: aistack-hook {'|'.join(VERBS)} SERVICE"
+USAGE = f"usage: aistack-hook {'|'.join(VERBS)} SERVICE (health: SECONDS)"
 
 
 def main(arguments: list[str]) -> int:
@@ -35,7 +35,8 @@ def main(arguments: list[str]) -> int:
         return _verb(arguments[0])(load(), arguments[1])
     except HookError as error:
         say(f"aistack: {printable(str(error), _LONGEST_LINE)}")
-        return error.code
+        # A health unit that fails would be one more thing that is wrong, and its next tick is near: it has been said.
+        return DONE if arguments[:1] == ["health"] else error.code
     except KeyboardInterrupt:
         say("aistack: interrupted")
         return INTERRUPTED
@@ -58,6 +59,10 @@ def _verb(name: str) -> Callable[[Manifest, str], int]:
         from aistack.hooks.await_ready import await_ready
 
         return await_ready
+    if name == "health":
+        from aistack.hooks.health import health
+
+        return health
     from aistack.hooks import rollback
 
     return {"rollback": rollback.on_failure, "bless": rollback.bless, "retry": rollback.retry}[name]

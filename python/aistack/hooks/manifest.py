@@ -142,7 +142,7 @@ _SERVICE = {
     "user": (_user, None),
     "hardening": {"capDrop": [_line], "capAdd": [_line]},
     "stopTimeoutSeconds": _seconds,
-    "rollbackPolicy": frozenset({"image", "none"}),
+    "rollbackPolicy": frozenset({"image", "system", "none"}),
 }
 _MANIFEST = {
     "stateDir": _path,
@@ -150,7 +150,12 @@ _MANIFEST = {
     "envFile": _path,
     "network": {"name": _line, "gateway": _line},
     "startup": {"dependencyCheck": _flag, "timeoutSeconds": _seconds},
-    "selfHealing": {"enable": _flag},
+    "selfHealing": {
+        "enable": _flag,
+        "maxRestarts": _count,
+        "windowSeconds": _duration,
+        "backoffSeconds": _seconds,
+    },
     "rollback": {"probationSeconds": _seconds, "retain": _count},
     "environment": {_key: _line},
     "environmentOptions": {_key: _line},
@@ -346,6 +351,17 @@ class Service:
         return self.external_host is not None
 
 
+class Healing:
+    """How often self-healing restarts a service: `most` times within `window` s; pauses begin with `backoff` s."""
+
+    __slots__ = ("backoff", "most", "window")
+
+    def __init__(self, raw: dict[str, Any]) -> None:
+        self.most: int = raw["maxRestarts"]
+        self.window: float = raw["windowSeconds"]
+        self.backoff: float = raw["backoffSeconds"]
+
+
 class Manifest:
     """The stack as Nix declared it, with the overrides that `aistack env` made (`aistack.hooks.overrides`).
 
@@ -360,6 +376,7 @@ class Manifest:
         "environment",
         "environment_options",
         "gateway",
+        "healing",
         "network",
         "overridable",
         "overrides",
@@ -384,6 +401,7 @@ class Manifest:
         self.dependency_check: bool = raw["startup"]["dependencyCheck"]
         self.startup_timeout: float = raw["startup"]["timeoutSeconds"]
         self.self_healing: bool = raw["selfHealing"]["enable"]
+        self.healing = Healing(raw["selfHealing"])
         self.probation: float = raw["rollback"]["probationSeconds"]
         self.retain: int = raw["rollback"]["retain"]
         self.env_file: str = raw["envFile"]

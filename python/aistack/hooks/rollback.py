@@ -16,6 +16,7 @@ from aistack.hooks.start_pre import STARTS, open_store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from aistack.hooks.generation import Generation
     from aistack.hooks.manifest import Manifest, Service
 
 # What to do with a unit that failed for good.
@@ -57,6 +58,12 @@ def on_failure(manifest: Manifest, name: str) -> int:
     """Act on the failed unit of `name`; returns the hook's exit code (8: down, nothing to go back to)."""
     service = manifest.container_service(name)
     state = runtime.unit_states([service.unit], "NRestarts").get(service.unit, {})
+    if state.get("ActiveState") == "active":
+        from aistack.hooks import health
+
+        found = health.evidence(manifest, name)
+        if found is not None:
+            return _unhealthy(manifest, service, found)
     if _under_way(name, state):
         return DONE
     if runtime.stopped(service.unit):
@@ -70,7 +77,7 @@ def on_failure(manifest: Manifest, name: str) -> int:
         return DONE
     store = open_store(manifest)
     try:
-        release = _last_run(manifest, service, store)
+        release = last_run(manifest, service, store)
         decision = decide(manifest, service, store, release, state.get("Result", "unknown"))
         # Asking the dependencies takes a while, in which somebody may have started it.
         if _under_way(name, runtime.unit_states([service.unit]).get(service.unit, {})):
@@ -82,10 +89,34 @@ def on_failure(manifest: Manifest, name: str) -> int:
             runtime.say(f"{name}: not rolled back: {decision.reason}; tried again in a while")
             return DONE
         log = runtime.journal_tail(service, _LOG_LINES, release.changed if release is not None else None)
-        if decision.action == STAY_DOWN or decision.target is None:
+        if decision.action == STAY_DOWN or release is None:
             return _stay_down(manifest, service, store, release, reason=decision.reason, log=log)
-        outcome = roll_back(manifest, service, store, decision.target, bad=release, reason=decision.reason, log=log)
-        return report(name, release, decision.target, outcome)
+        return go_back(manifest, service, store, decision.target, bad=release, reason=decision.reason, log=log)
+    finally:
+        store.close()
+
+
+def _unhealthy(manifest: Manifest, service: Service, found: str) -> int:
+    """Roll back a release that runs and fails its health checks within its probation, if that is still so."""
+    store = open_store(manifest)
+    try:
+        release = last_run(manifest, service, store)
+        if release is None or release.state != PROBATION or way_back(service, store, release) is None:
+            runtime.say(f"{service.name}: not rolled back: {release} is not in probation, or there is no way back")
+            return DONE
+        trouble = _verify(manifest, service)
+        absent = absent_dependency(manifest, service) if trouble is not None else None
+        if trouble is None or absent is not None:
+            why = f"{absent.subject} does not answer" if absent is not None else "it answers again"
+            runtime.say(f"{service.name}: not rolled back: {why}")
+            return DONE
+        # Asking took a while, in which somebody may have stopped it or started it anew.
+        if runtime.unit_states([service.unit]).get(service.unit, {}).get("ActiveState") != "active":
+            runtime.say(f"{service.name} does not run any more: nothing to do")
+            return DONE
+        log = runtime.journal_tail(service, _LOG_LINES, release.changed)
+        target = store.last_good(service.name, release)
+        return go_back(manifest, service, store, target, bad=release, reason=found, log=log)
     finally:
         store.close()
 
@@ -102,8 +133,8 @@ def _start(service: Service) -> None:
     runtime.systemctl("start", "--no-block", service.unit)
 
 
-def _last_run(manifest: Manifest, service: Service, store: Store) -> Release | None:
-    """The release that failed. Not always the current one: it may not have been there to run."""
+def last_run(manifest: Manifest, service: Service, store: Store) -> Release | None:
+    """The release that runs, or that failed. Not always the current one: it may not have been there to run."""
     started = runtime.read_verdict(manifest, service.name).get("release")
     ran = store.get(service.name, started) if isinstance(started, int) else None
     return ran or store.current(service.name)
@@ -135,7 +166,7 @@ def decide(manifest: Manifest, service: Service, store: Store, release: Release 
         return Decision(TRY_AGAIN, "it has no release yet")
     if release.proven:
         return Decision(TRY_AGAIN, f"{release} is proven, so it is restarted ({verdict.get('reason', result)})")
-    absent = _absent_dependency(manifest, service)
+    absent = absent_dependency(manifest, service)
     if absent is not None:
         why = f"{absent.subject} does not answer ({absent.kind}), not the release's fault"
         return Decision(TRY_AGAIN, why, absent=absent)
@@ -147,13 +178,104 @@ def decide(manifest: Manifest, service: Service, store: Store, release: Release 
         reason = f"its container could not be started ({result})"
     if service.rollback_policy == "none":
         return Decision(STAY_DOWN, f'{reason}; services.aistack.services.{service.name}.rollback.policy is "none"')
-    target = store.last_good(service.name, release)
-    if target is None:
+    if way_back(service, store, release) is None:
         return Decision(STAY_DOWN, f"{reason}; there is no good release to go back to")
-    return Decision(ROLL_BACK, reason, target)
+    return Decision(ROLL_BACK, reason, store.last_good(service.name, release))
 
 
-def _absent_dependency(manifest: Manifest, service: Service) -> preflight.Check | None:
+def way_back(service: Service, store: Store, release: Release) -> str | None:
+    """Where a rollback of `release` would lead, in words; None where there is nothing to go back to."""
+    if service.rollback_policy == "none":
+        return None
+    if service.rollback_policy == "system":
+        from aistack.hooks import generation
+
+        found = generation.previous(service, release)
+        if isinstance(found, generation.Generation):
+            return str(found)
+    target = store.last_good(service.name, release)
+    return str(target) if target is not None else None
+
+
+def go_back(
+    manifest: Manifest,
+    service: Service,
+    store: Store,
+    target: Release | None,
+    *,
+    bad: Release,
+    reason: str,
+    log: str,
+) -> int:
+    """Leave a bad release as the policy says, verify and report; returns the exit code. `target`: the last good one.
+
+    "system" is the previous NixOS generation, once for each bad release, and the last good image where that cannot be.
+    """
+    if service.rollback_policy == "system":
+        found = _previous_system(manifest, service, store, target, bad=bad, reason=reason, log=log)
+        if found is not None and _ready_in(found, service.name, store, bad, reason):
+            return DONE
+    if target is None:
+        return _stay_down(manifest, service, store, bad, reason=reason, log=log)
+    outcome = roll_back(manifest, service, store, target, bad=bad, reason=reason, log=log)
+    return report(service.name, bad, target, outcome)
+
+
+def _previous_system(
+    manifest: Manifest,
+    service: Service,
+    store: Store,
+    target: Release | None,
+    *,
+    bad: Release,
+    reason: str,
+    log: str,
+) -> Generation | None:
+    """Activate the NixOS generation before this one; returns it, or None where that cannot be."""
+    from aistack.hooks import generation
+
+    name = service.name
+    with generation.alone(manifest):
+        found = generation.previous(service, bad)
+        if isinstance(found, str):
+            runtime.say(f'{name}: the rollback policy is "system", but {found}: the last good image instead')
+            return None
+        # First: whatever happens to this process, the release is not tried again.
+        store.condemn(bad, reason, log, target)
+        runtime.say(f"{name}: {bad}: {reason}: activating {found}")
+        code = generation.activate(found)
+    if code != 0:
+        runtime.say(f"{name}: activating {found} ended with exit code {code}: see journalctl -u {generation.UNIT}")
+    return found
+
+
+def _ready_in(found: Generation, name: str, store: Store, bad: Release, reason: str) -> bool:
+    """Whether the service is ready in the generation that was activated; says so, or why not."""
+    from aistack.hooks.manifest import load
+
+    began = time.monotonic()
+    manifest = load()
+    service = manifest.services.get(name)
+    if service is None or service.external:
+        runtime.say(f"{name} is no container of {found}: the last good image instead")
+        return False
+    state = runtime.unit_states([service.unit]).get(service.unit, {}).get("ActiveState")
+    trouble = restart(manifest, service) if state != "active" else None
+    trouble = trouble or _verify(manifest, service)
+    if trouble is not None:
+        runtime.say(f"{name} is not ready in {found} ({trouble}): the last good image instead")
+        return False
+    restored = restore_dependents(manifest, name)
+    again = f"; started again: {', '.join(restored)}" if restored else ""
+    runtime.say(
+        f"{name} ROLLED BACK to {found} ({last_run(manifest, service, store)}), ready after "
+        f"{time.monotonic() - began:.1f} s; left {bad}: {reason}{again}. A reboot brings the declared system back; "
+        "to keep this one: nixos-rebuild boot --rollback"
+    )
+    return True
+
+
+def absent_dependency(manifest: Manifest, service: Service) -> preflight.Check | None:
     """A hard dependency that does not answer now, if the stack checks dependencies at all."""
     if not manifest.dependency_check:
         return None
@@ -287,9 +409,8 @@ def bless(manifest: Manifest, name: str) -> int:
 
 
 def _failed_probation(manifest: Manifest, service: Service, store: Store, release: Release, found: str) -> int:
-    target = store.last_good(service.name, release)
-    absent = _absent_dependency(manifest, service)
-    if absent is not None or target is None or service.rollback_policy == "none":
+    absent = absent_dependency(manifest, service)
+    if absent is not None or way_back(service, store, release) is None:
         why = f"{absent.subject} does not answer" if absent is not None else "there is nothing to go back to"
         runtime.say(
             f"{service.name}: {release} is not ready after its probation ({found}), but {why}; probation goes on"
@@ -298,8 +419,8 @@ def _failed_probation(manifest: Manifest, service: Service, store: Store, releas
         return DONE
     reason = f"not ready at the end of its probation ({found})"
     log = runtime.journal_tail(service, _LOG_LINES, release.changed)
-    outcome = roll_back(manifest, service, store, target, bad=release, reason=reason, log=log)
-    return report(service.name, release, target, outcome)
+    target = store.last_good(service.name, release)
+    return go_back(manifest, service, store, target, bad=release, reason=reason, log=log)
 
 
 def forget(manifest: Manifest, service: Service, store: Store) -> None:

@@ -109,7 +109,12 @@ in
         dependencyCheck = true;
         timeoutSeconds = 30;
       };
-      selfHealing.enable = false;
+      selfHealing = {
+        enable = false;
+        maxRestarts = 3;
+        windowSeconds = 3600;
+        backoffSeconds = 10;
+      };
       rollback = {
         policy = "image";
         retain = 5;
@@ -263,7 +268,7 @@ in
         database = null;
         secret = null;
         command = [ "/check" ];
-        intervalSeconds = 15;
+        intervalSeconds = 30;
         timeoutSeconds = 5;
         failures = 3;
         startTimeoutSeconds = 60;

@@ -38,6 +38,10 @@ in
     expected = [
       "aistack-bless@.service"
       "aistack-bless@.timer"
+      "aistack-health-30.service"
+      "aistack-health-30.timer"
+      "aistack-health-5.service"
+      "aistack-health-5.timer"
       "aistack-network.service"
       "aistack-retry@.service"
       "aistack-retry@.timer"
@@ -689,4 +693,96 @@ in
         false
       ];
     };
+
+  "one health timer for each interval, and one process for all services of it" = {
+    expr = lib.mapAttrs (_: lines "ExecStart") (
+      lib.mapAttrs (_: unit: unit.text) (
+        lib.filterAttrs (name: _: lib.hasPrefix "aistack-health-" name && lib.hasSuffix ".service" name) own
+      )
+    );
+    expected = {
+      "aistack-health-5.service" = [ "${hook} health 5" ];
+      "aistack-health-30.service" = [ "${hook} health 30" ];
+    };
+  };
+
+  "a health timer is of the target, counts on the clock that nobody sets, and makes up for nothing" =
+    {
+      expr = {
+        inherit (own."aistack-health-30.timer") wantedBy;
+        set = lib.genAttrs [
+          "PartOf"
+          "OnActiveSec"
+          "OnUnitActiveSec"
+          "OnCalendar"
+          "Persistent"
+          "AccuracySec"
+        ] (key: lines key own."aistack-health-30.timer".text);
+      };
+      expected = {
+        wantedBy = [ "aistack.target" ];
+        set = {
+          PartOf = [ "aistack.target" ];
+          OnActiveSec = [ "30s" ];
+          OnUnitActiveSec = [ "30s" ];
+          OnCalendar = [ ];
+          Persistent = [ ];
+          AccuracySec = [ "1000ms" ];
+        };
+      };
+    };
+
+  "a check each second is not put off by more than a tenth of it" = {
+    expr =
+      (light {
+        services.a = app // {
+          health = {
+            kind = "http";
+            interval = 1;
+            timeout = 1;
+          };
+        };
+      }).systemd.timers.aistack-health-1.timerConfig.AccuracySec;
+    expected = "100ms";
+  };
+
+  "what runs elsewhere and what has no probe is not checked" = {
+    expr = lib.filter (lib.hasPrefix "aistack-health-") (
+      lib.attrNames
+        (light {
+          services = {
+            postgres.external.host = "db.example.org";
+            redis.enable = false;
+            qdrant.enable = false;
+            llama-cpp.enable = false;
+            a = app;
+          };
+        }).systemd.timers
+    );
+    expected = [ ];
+  };
+
+  "a switch neither starts nor stops a health check" = {
+    expr = lines "X-RestartIfChanged" own."aistack-health-30.service".text;
+    expected = [ "false" ];
+  };
+
+  "the way back to another generation gets the time that takes" = {
+    expr =
+      map
+        (
+          policy:
+          (light {
+            rollback.policy = policy;
+          }).systemd.services."aistack-rollback@".serviceConfig.TimeoutStartSec
+        )
+        [
+          "system"
+          "none"
+        ];
+    expected = [
+      (600 + (light { }).systemd.services."aistack-rollback@".serviceConfig.TimeoutStartSec)
+      (light { }).systemd.services."aistack-rollback@".serviceConfig.TimeoutStartSec
+    ];
+  };
 }
