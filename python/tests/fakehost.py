@@ -14,6 +14,8 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
+from aistack.hooks import runtime
+from aistack.hooks.manifest import load
 from aistack.hooks.releases import Release, Store
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ printf 'podman %s\n' "$*" >> "$FAKE_HOST/calls"
 case "$1 $2" in
 "image list") cat "$FAKE_HOST/images" ;;
 "image inspect") exit 1 ;;
+"container inspect") cat "$FAKE_HOST/containers" ;;
 exec*) if [ -f "$FAKE_HOST/not-ready" ]; then echo 'not yet'; exit 1; fi ;;
 esac
 """
@@ -267,11 +270,17 @@ class FakeHost:
         path = self.root / "calls"
         return path.read_text().splitlines() if path.exists() else []
 
+    def environment(self, name: str) -> dict[str, str]:
+        """Return what a release of a service remembers of its environment, if it were made now."""
+        manifest = load(str(self.manifest_path))
+        return runtime.public_environment(manifest, manifest.service(name)) if name in manifest.services else {}
+
     def release(self, name: str, number: int, state: str, *, reason: str = "", log: str = "") -> Release:
         """Record a release whose image is `number` repeated, make it current, and give it a state."""
         store = Store.open(str(self.journal_path))
         try:
-            release = store.declare(name, image(number), f"registry.example/{name}:{number}", {}, {"number": number})
+            reference = f"registry.example/{name}:{number}"
+            release = store.declare(name, image(number), reference, self.environment(name), {"number": number})
             if state in {"probation", "good"}:
                 store.probation(release)
             if state == "good":

@@ -32,6 +32,7 @@ COMMANDS = {
     "preflight": "Run every check of a start now, without starting anything.",
     "releases": "Show the releases of each service and what became of them.",
     "rollback": "Go back to an earlier release of a service.",
+    "env": "Show the environment, and override it while the stack runs.",
     "schema": "Print the JSON Schema of the manifest, or check a manifest.",
     "completion": "Print the completion script for a shell.",
     "version": "Print the versions of this program and of what it reads.",

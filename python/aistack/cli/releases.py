@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aistack.cli import output, stack
+from aistack.cli import drift, output, stack
 from aistack.cli.options import complete_container_service, json_option
 from aistack.errors import UsageError
+from aistack.hooks import runtime
 from aistack.hooks.manifest import load
+from aistack.hooks.overrides import differences, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,12 +42,12 @@ def command(*, service: str | None, log: int | None, as_json: bool) -> None:
     with stack.journal(manifest) as store:
         found = store.history(service)
         if log is None:
-            _show(manifest, found, [_entry(store, release) for release in found], as_json=as_json)
+            _show(manifest, found, [_entry(manifest, store, release) for release in found], as_json=as_json)
             return
         release = next((release for release in found if release.id == log), None)
         if release is None:
             raise _no_release(log, service, found)
-        _show_log(store, release, as_json=as_json)
+        _show_log(manifest, store, release, as_json=as_json)
 
 
 def _no_release(number: int, service: str | None, found: Sequence[Release]) -> UsageError:
@@ -54,7 +56,10 @@ def _no_release(number: int, service: str | None, found: Sequence[Release]) -> U
     return UsageError(f"there is no release {number}{whose}", why=f"recorded are {known}")
 
 
-def _entry(store: Store, release: Release) -> dict[str, Any]:
+def _entry(manifest: Manifest, store: Store, release: Release) -> dict[str, Any]:
+    """Return a release for --json, with what its environment has other than a new one would."""
+    service = manifest.services.get(release.service)
+    should = runtime.public_environment(manifest, service) if service is not None else release.environment
     current, declared = store.current(release.service), store.declared(release.service)
     return {
         "id": release.id,
@@ -70,6 +75,7 @@ def _entry(store: Store, release: Release) -> dict[str, Any]:
         "reason": release.reason or None,
         "has_log": bool(release.log),
         "environment": release.environment,
+        "environment_differs": drift.data(manifest, differences(release.environment, should)),
     }
 
 
@@ -95,6 +101,11 @@ def _show(manifest: Manifest, releases: Sequence[Release], entries: Sequence[dic
             for release, entry in zip(releases, entries, strict=True)
         ],
     )
+    for release, entry in zip(releases, entries, strict=True):
+        service = manifest.services.get(release.service)
+        if entry["current"] and entry["environment_differs"] and service is not None:
+            words = in_words(manifest, release.environment, runtime.public_environment(manifest, service))
+            output.line(f"{release.service}: release {release.id} has {words}")
 
 
 def _mark(entry: dict[str, Any]) -> str:
@@ -103,9 +114,9 @@ def _mark(entry: dict[str, Any]) -> str:
     return " !" if entry["declared"] else ""
 
 
-def _show_log(store: Store, release: Release, *, as_json: bool) -> None:
+def _show_log(manifest: Manifest, store: Store, release: Release, *, as_json: bool) -> None:
     if as_json:
-        output.document({"release": {**_entry(store, release), "log": release.log}})
+        output.document({"release": {**_entry(manifest, store, release), "log": release.log}})
         return
     output.line(f"{release.service} release {release.id}: {release.state}")
     output.line(f"reason: {release.reason or '-'}")

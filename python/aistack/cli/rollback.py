@@ -9,11 +9,10 @@ import click
 
 from aistack.cli import output, stack
 from aistack.cli.options import complete_container_service, json_option
+from aistack.cli.restart import active, after_automatic_rollback, serving, why
 from aistack.errors import ExitCode, UsageError
 from aistack.hooks import rollback, runtime
-from aistack.hooks.errors import HookError
 from aistack.hooks.manifest import load
-from aistack.hooks.releases import BAD
 
 if TYPE_CHECKING:
     from aistack.hooks.manifest import Manifest, Service
@@ -54,7 +53,7 @@ def command(*, service: str, to: int | None, dry_run: bool, yes: bool, as_json: 
     with stack.journal(manifest) as store:
         current = store.current(service)
         target = _target(store, service, current, to)
-        if current is not None and target.id == current.id and _active(entry):
+        if current is not None and target.id == current.id and active(entry):
             result = Result(code=ExitCode.DONE, message=f"{target} runs already: nothing to do", serves=target)
         elif dry_run:
             _require_image(entry, target)
@@ -131,14 +130,10 @@ def _require_image(service: Service, target: Release) -> None:
         raise _nothing(service.name, f"the image of {target} is not in podman's storage any more")
 
 
-def _active(service: Service) -> bool:
-    return runtime.unit_states([service.unit]).get(service.unit, {}).get("ActiveState") == "active"
-
-
 def _go(manifest: Manifest, service: Service, store: Store, target: Release) -> Result:
     output.note(f"aistack: restarting {service.unit} with {target}")
     outcome = rollback.roll_back(manifest, service, store, target)
-    serves = _serving(manifest, service, store) if outcome.serving else None
+    serves = serving(manifest, service, store) if outcome.serving else None
     if serves is not None and serves.id == target.id:
         again = f"; started again: {', '.join(outcome.restored)}" if outcome.restored else ""
         return Result(
@@ -149,55 +144,22 @@ def _go(manifest: Manifest, service: Service, store: Store, target: Release) -> 
             restored=tuple(outcome.restored),
         )
     if serves is None:
-        serves = _after_automatic_rollback(manifest, service, store)
+        serves = after_automatic_rollback(manifest, service, store)
     # The target itself may run and not answer; that is no rollback to something that serves.
     if serves is not None and serves.id != target.id:
         return Result(
             code=ExitCode.ROLLED_BACK,
-            message=f"{target} did not start ({_why(manifest, store, target, outcome)}); {serves} serves",
+            message=f"{target} did not start ({why(manifest, store, target, outcome.reason)}); {serves} serves",
             serves=serves,
             seconds=outcome.seconds,
             hint=f"aistack releases {service.name} --log {target.id}",
         )
     return Result(
         code=ExitCode.DOWN,
-        message=f"DOWN: {target} does not serve: {_why(manifest, store, target, outcome)}",
+        message=f"DOWN: {target} does not serve: {why(manifest, store, target, outcome.reason)}",
         seconds=outcome.seconds,
         hint=f"aistack status {service.name}",
     )
-
-
-def _why(manifest: Manifest, store: Store, target: Release, outcome: rollback.Outcome) -> str:
-    """Say why a release does not serve: what the journal or the verdict knows beats what systemctl says."""
-    recorded = store.get(target.service, target.id)
-    if recorded is not None and recorded.state == BAD and recorded.reason:
-        return recorded.reason
-    verdict = runtime.read_verdict(manifest, target.service)
-    found = verdict.get("reason") if verdict.get("phase") in {runtime.PREFLIGHT, runtime.NOT_READY} else None
-    return str(found) if found else outcome.reason
-
-
-def _after_automatic_rollback(manifest: Manifest, service: Service, store: Store) -> Release | None:
-    """Wait for what systemd does about the failed start; return the release that serves then.
-
-    A failed unit has its rollback unit started. Starting that unit once more joins the run that is
-    under way, and so waits for its end.
-    """
-    # What that unit may do: ask the dependencies, then a whole series of starts of another release.
-    bound = rollback.restart_bound(manifest, service) + runtime.SYSTEMCTL_TIMEOUT
-    try:
-        runtime.systemctl("start", f"aistack-rollback@{service.name}.service", timeout=bound)
-    except HookError as error:
-        output.note(f"aistack: {error}")
-    return _serving(manifest, service, store)
-
-
-def _serving(manifest: Manifest, service: Service, store: Store) -> Release | None:
-    """Return the release that the running unit was started with, or None if it does not run."""
-    if not _active(service):
-        return None
-    started = runtime.read_verdict(manifest, service.name).get("release")
-    return store.get(service.name, started) if isinstance(started, int) else None
 
 
 def _data(release: Release | None) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aistack.cli import output, stack
+from aistack.cli import drift, output, stack
 from aistack.cli.options import json_option, services_argument
 from aistack.errors import ExitCode, StoreError
 from aistack.hooks import health, probe, runtime
@@ -61,6 +61,7 @@ class Row:
     notice: str | None = None  # what is right with the service and wrong beside it
     checks: Sequence[dict[str, Any]] = ()
     hint: str | None = None
+    drift: drift.Drift | None = None  # how its environment differs from the one that it should have
     health: dict[str, Any] | None = None  # the record of its last checks, of the container that runs
 
     @property
@@ -85,6 +86,7 @@ class Row:
             "release": _release_data(self.release),
             "declared_release": _release_data(self.declared),
             "runs_declared": None if self.release is None else not self.off_course,
+            "environment_differs": [] if self.drift is None else list(self.drift.data),
             "reason": self.reason,
             "notice": self.notice,
             "failed_checks": list(self.checks),
@@ -142,6 +144,8 @@ def command(*, services: tuple[str, ...], as_json: bool) -> int:
     wanted = stack.chosen(manifest, services)
     units = _unit_states(wanted)
     problems: list[str] = []
+    if manifest.overrides_problem is not None:
+        problems.append(manifest.overrides_problem)
     try:
         if not stack.has_journal(manifest):
             rows = _rows(manifest, wanted, units, None)
@@ -252,6 +256,8 @@ def _container_row(manifest: Manifest, service: Service, units: dict[str, dict[s
     record = _health(manifest, service, verdict) if state == READY else None
     if record is not None and record.get("state") == health.UNHEALTHY:
         state = DEGRADED
+    release = _release(service, state, verdict, store)
+    declared = store.declared(service.name) if store is not None else None
     return Row(
         service=service.name,
         state=state,
@@ -264,8 +270,9 @@ def _container_row(manifest: Manifest, service: Service, units: dict[str, dict[s
         },
         since=_since(state, unit, verdict) if state != DEGRADED or record is None else record.get("since"),
         start_seconds=verdict.get("startSeconds") if state in SERVING else None,
-        release=_release(service, state, verdict, store),
-        declared=store.declared(service.name) if store is not None else None,
+        release=release,
+        declared=declared,
+        drift=drift.of(manifest, service, release, declared, runs=state in SERVING),
         reason=_reason(state, unit, verdict, record),
         notice=verdict.get("notice") if state in (READY, STARTING) else None,
         checks=failed if state not in SERVING else (),
@@ -431,6 +438,10 @@ def _show_details(row: Row) -> None:
         show = f"aistack releases {row.service} --log {row.declared.id}"
         go = f"aistack rollback {row.service} --to {row.declared.id}"
         output.indented(f"next: {show if row.declared.state == BAD else go}", 2)
+    if row.drift is not None:
+        runs = "runs" if row.state in SERVING else "the next start runs"
+        output.line(f"{row.service}: {runs} with {row.drift.words}")
+        output.indented(f"next: {row.drift.hint}", 2)
     if row.notice is not None:
         output.line(f"{row.service}: {row.notice}")
     if row.state == READY:

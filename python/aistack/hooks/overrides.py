@@ -26,12 +26,18 @@ if TYPE_CHECKING:
 
     from aistack.hooks.manifest import Manifest, Override
 
+    # A key, its value that runs, and the one that should; None where there is no such key.
+    Difference = tuple[str, str | None, str | None]
+
 SCHEMA_VERSION = 1
 HISTORY = 50  # entries that are kept
 _LARGEST_FILE = 1_000_000  # bytes; fifty entries of a large stack take a tenth of it
 _LONGEST_NUMBER = 16  # characters; JSON's readers agree on no more digits
 _LOCK_PATIENCE = 5.0  # seconds; a writer holds the lock for milliseconds
 _MOST_KEYS = 5  # of a difference that are named on one line
+
+# What the hooks themselves go by, whoever else reads it.
+OF_HOOKS = frozenset({"STARTUP_TIMEOUT_SECONDS", "STARTUP_DEPENDENCY_CHECK", "SELF_HEALING_ENABLED"})
 
 # The characters, beside letters and digits, that every reader of the .env takes alike.
 _PLAIN = "_./:@%+,=-"
@@ -239,8 +245,8 @@ def usable(manifest: Manifest, values: dict[str, str]) -> tuple[dict[str, str], 
     return good, problems
 
 
-def differences(runs: dict[str, str], should: dict[str, str]) -> list[tuple[str, str | None, str | None]]:
-    """Keys whose values differ, sorted: (key, the value that runs, the value that should); None for no such key."""
+def differences(runs: dict[str, str], should: dict[str, str]) -> list[Difference]:
+    """Keys whose values differ, sorted."""
     keys = sorted(set(runs) | set(should))
     return [(key, runs.get(key), should.get(key)) for key in keys if runs.get(key) != should.get(key)]
 

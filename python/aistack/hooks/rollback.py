@@ -11,6 +11,7 @@ import time
 
 from aistack.hooks import preflight, probe, runtime
 from aistack.hooks.errors import DONE, DOWN, HookError
+from aistack.hooks.overrides import in_words
 from aistack.hooks.releases import PROBATION, Release, Store
 from aistack.hooks.start_pre import STARTS, open_store
 
@@ -43,15 +44,21 @@ class Decision:
 
 
 class Outcome:
-    """How a rollback ended. `seconds` from the decision until the old release was ready."""
+    """How a rollback ended. `seconds` from the decision until the old release was ready.
 
-    __slots__ = ("reason", "restored", "seconds", "serving")
+    `environment` says how the environment that serves now differs from the one that was left; often it does not.
+    """
 
-    def __init__(self, *, serving: bool, reason: str, seconds: float, restored: list[str]) -> None:
+    __slots__ = ("environment", "reason", "restored", "seconds", "serving")
+
+    def __init__(
+        self, *, serving: bool, reason: str, seconds: float, restored: list[str], environment: str = ""
+    ) -> None:
         self.serving = serving
         self.reason = reason
         self.seconds = seconds
         self.restored = restored
+        self.environment = environment
 
 
 def on_failure(manifest: Manifest, name: str) -> int:
@@ -314,7 +321,8 @@ def roll_back(
     except HookError as error:
         runtime.say(f"{service.name} serves again, but its dependents could not be started: {error}")
         restored = []
-    return Outcome(serving=True, reason=reason, seconds=seconds, restored=restored)
+    differs = in_words(manifest, target.environment, bad.environment) if bad is not None else ""
+    return Outcome(serving=True, reason=reason, seconds=seconds, restored=restored, environment=differs)
 
 
 def restart_bound(manifest: Manifest, service: Service) -> float:
@@ -356,8 +364,11 @@ def report(name: str, bad: Release | None, target: Release, outcome: Outcome) ->
     """Say in one line how a rollback ended; returns the exit code."""
     left = f"left {bad}: {outcome.reason}" if bad is not None else "as asked"
     if outcome.serving:
+        environment = f"; with {outcome.environment}" if outcome.environment else ""
         restored = f"; started again: {', '.join(outcome.restored)}" if outcome.restored else ""
-        runtime.say(f"{name} ROLLED BACK to {target}, ready after {outcome.seconds:.1f} s; {left}{restored}")
+        runtime.say(
+            f"{name} ROLLED BACK to {target}, ready after {outcome.seconds:.1f} s; {left}{environment}{restored}"
+        )
         return DONE
     runtime.say(f"{name} is DOWN: {target} does not start either: {outcome.reason}; see: aistack status {name}")
     return DOWN

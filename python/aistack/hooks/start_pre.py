@@ -10,6 +10,7 @@ import time
 
 from aistack.hooks import preflight, runtime
 from aistack.hooks.errors import DEPENDENCY_MISSING, DONE, UNEXPECTED, HookError
+from aistack.hooks.overrides import in_words
 from aistack.hooks.preflight import IMAGE_MISSING, Check
 from aistack.hooks.releases import BAD, Damaged, Release, Store
 
@@ -42,6 +43,8 @@ def start_pre(manifest: Manifest, name: str) -> int:
 
 def _prepare(manifest: Manifest, service: Service) -> int:
     name = service.name
+    if manifest.overrides_problem is not None:
+        runtime.say(f"{name}: {manifest.overrides_problem}")
     began = time.time()
     before = runtime.read_verdict(manifest, name)
     try:
@@ -137,7 +140,9 @@ def choose(
     declared = store.declared(service.name)
     if declared is not None and declared.id != release.id:
         why = f": {declared.reason}" if declared.reason else ""
-        runtime.say(f"{service.name}: {release} runs, not the declared {declared} ({declared.state}{why})")
+        differs = in_words(manifest, release.environment, declared.environment)
+        differs = f"; with {differs}" if differs else ""
+        runtime.say(f"{service.name}: {release} runs, not the declared {declared} ({declared.state}{why}){differs}")
     return release, None, notice
 
 
