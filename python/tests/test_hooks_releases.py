@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
@@ -16,6 +15,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hookhost
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -737,41 +737,7 @@ def test_whoever_opens_the_journal_waits_for_whoever_sets_it_aside(path: str) ->
     assert not opened.is_alive()
 
 
-@pytest.fixture
-def small_disk() -> Iterator[Callable[[str], Path]]:
-    """Mount a file system of 256 KiB in memory, with these options."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
-    # Not below pytest's own directory, which it could not clean up after a run that was killed.
-    place = Path(tempfile.mkdtemp(prefix="aistack-small-disk-"))
-    mounted = False
-
-    def mount(options: str) -> Path:
-        nonlocal mounted
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size=256k,{options}", "tmpfs", place],  # noqa: S607
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-        mounted = True
-        return place
-
-    yield mount
-    if mounted:
-        subprocess.run(["umount", place], check=True)  # noqa: S607
-    place.rmdir()
-
-
-def fill(disk: Path) -> Path:
-    """Leave no space on a disk; return the file that takes it."""
-    filler = disk / "filler"
-    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(1024))
-    return filler
+small_disk = pytest.fixture(hookhost.small_disk)
 
 
 def bad_ones(store: Store, count: int) -> None:
@@ -785,7 +751,7 @@ def test_a_full_disk_is_one_clear_error_and_harms_nothing(small_disk: Callable[[
     path = str(disk / "releases.db")
     store = Store.open(path)
     first = good(store, 1)
-    filler = fill(disk)
+    filler = hookhost.fill(disk)
     with pytest.raises(HookError, match=rf"database or disk is full; df -h {disk}") as caught:
         bad_ones(store, 50)
     assert caught.value.code == UNEXPECTED
@@ -801,7 +767,7 @@ def test_a_full_disk_is_one_clear_error_and_harms_nothing(small_disk: Callable[[
 
 def test_a_full_disk_before_the_first_start(small_disk: Callable[[str], Path]) -> None:
     disk = small_disk("mode=0755")
-    fill(disk)
+    hookhost.fill(disk)
     with pytest.raises(HookError, match=r"(disk is full; df -h|disk I/O error)"):
         Store.open(str(disk / "releases.db"))
 

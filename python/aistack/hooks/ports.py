@@ -33,19 +33,32 @@ def holder(address: str, port: int, protocol: str) -> Holder | None:
     if not inodes:
         return None
     for pid in filter(str.isdigit, os.listdir("/proc")):
+        if _links(pid).isdisjoint(inodes):
+            continue
         try:
-            links = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
-            if links.isdisjoint(inodes):
-                continue
             with open(f"/proc/{pid}/cmdline", "rb") as file:
                 words = file.read().decode(errors="replace").split("\0")
         except OSError:
-            continue  # it ended while we looked, or is not ours to read
+            continue  # it ended while we looked
         container = ""
         if os.path.basename(words[0]) == "conmon" and "-n" in words:
             container = words[words.index("-n") + 1]
         return Holder(int(pid), os.path.basename(words[0]), container)
     return None
+
+
+def _links(pid: str) -> set[str]:
+    """What the open files of a process are; none where it has ended, or is not ours to read."""
+    found: set[str] = set()
+    try:
+        for descriptor in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                found.add(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
+            except FileNotFoundError:
+                continue  # a busy process closes one while we look
+    except OSError:
+        return set()
+    return found
 
 
 def _inodes(address: str, port: int, protocol: str) -> set[str]:
