@@ -69,7 +69,8 @@ class Host:
         """Install a manifest with `app` and others; what is no entry of a service is a key of the manifest itself."""
         services = {name: entry for name, entry in others.items() if isinstance(entry, dict) and "unit" in entry}
         changes = {name: value for name, value in others.items() if name not in services}
-        network = {**fakehost.manifest(self.root, {})["network"], "gateway": self.name_server}
+        # A network that this machine does not have, not even where the stack is installed on it.
+        network = {**fakehost.manifest(self.root, {})["network"], "name": "test-net", "gateway": self.name_server}
         self.fake.declare({"app": app, **services}, **{"network": network, **changes})
         return load()
 

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import fakehost
 import hookhost
@@ -112,7 +112,7 @@ def test_everything_that_is_missing_is_found_at_once(stack: hookhost.Host, tmp_p
         )
         found, seconds = check(manifest)
     assert {subject: one.kind for subject, one in found.items()} == {
-        "network local-ai": NETWORK_MISSING,
+        "network test-net": NETWORK_MISSING,
         f"model {tmp_path}/model.gguf": FILE_MISSING,
         "secret NEVER_WRITTEN": SECRET_MISSING,
         "secret EMPTY": SECRET_MISSING,
@@ -157,7 +157,7 @@ def test_a_wrong_password_that_shows_late_ends_the_wait_too(stack: hookhost.Host
 
 def test_each_dependency_has_its_own_deadline_and_all_run_together(stack: hookhost.Host) -> None:
     found, seconds = check(needs(stack, 0.6, **{name: fakehost.free_port() for name in "abcdef"}))
-    del found["network local-ai"]
+    del found["network test-net"]
     assert all(one.kind == REFUSED and one.seconds >= 0.6 for one in found.values())
     assert all(one.tries > 3 for one in found.values())
     assert 0.6 <= seconds < 1.6
@@ -167,6 +167,30 @@ def test_one_dependency_alone_has_the_same_deadline(stack: hookhost.Host) -> Non
     found, seconds = check(needs(stack, 0.5, a=fakehost.free_port()))
     assert found["dependency a"].kind == REFUSED
     assert 0.5 <= found["dependency a"].seconds <= seconds < 1.2
+
+
+def test_the_pauses_between_two_tries(stack: hookhost.Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    class Clock:
+        """Time that passes only while somebody sleeps."""
+
+        @staticmethod
+        def monotonic() -> float:
+            return sum(pauses)
+
+        @staticmethod
+        def sleep(seconds: float) -> None:
+            pauses.append(seconds)
+
+    monkeypatch.setattr(preflight, "time", Clock)
+    monkeypatch.setattr(probe, "ask", lambda *_: probe.Result(REFUSED, "nothing listens"))
+    manifest = needs(stack, 30, db=1)
+    (found,) = preflight.dependencies(manifest, ["db"], 30)
+    assert pauses[:3] == pytest.approx([0.005, 0.0075, 0.01125])
+    assert max(pauses) == pauses[-2] == 0.25
+    assert sum(pauses) == found.seconds == pytest.approx(30)
+    assert found.tries == len(pauses) + 1
 
 
 def test_a_port_that_opens_later_is_found_soon(stack: hookhost.Host) -> None:
@@ -208,7 +232,7 @@ def test_dependencies_are_not_looked_at_where_the_stack_says_so(stack: hookhost.
         startup={"dependencyCheck": False, "timeoutSeconds": 20},
     )
     found, _ = check(manifest)
-    assert list(found) == ["network local-ai"]
+    assert list(found) == ["network test-net"]
 
 
 def test_a_dependency_without_a_probe_is_ready(stack: hookhost.Host) -> None:
@@ -246,6 +270,10 @@ def test_the_advice_names_the_secret_that_was_refused(stack: hookhost.Host) -> N
     assert checks["far"].fix == "it is external: check services.aistack.services.db.external and that machine"
     assert checks["near"].fix == "compare the secret KEY with what db was set up with"
     assert "guess" not in checks["near"].line()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probe, "addresses", lambda *_: (["127.0.0.1"], None))
+        refused = check(load(), wait=False)[0]["dependency db"]
+    assert (refused.kind, refused.fix) == (REFUSED, "journalctl -u podman-aistack-db.service -n 50")
 
 
 def test_a_container_that_nothing_will_start_is_not_waited_for(
@@ -268,6 +296,27 @@ def test_a_container_that_nothing_will_start_is_not_waited_for(
             one.fix == "systemctl start podman-aistack-redis.service; journalctl -u podman-aistack-redis.service -n 50"
         )
         assert seconds < 2
+
+
+def test_a_resolver_in_trouble_is_waited_for_and_no_unit_asked(
+    stack: hookhost.Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[Exception] = [socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")] * 3
+    resolve = socket.getaddrinfo
+
+    def fail(host: str, *more: Any, **options: Any) -> Any:  # noqa: ANN401  (what it stands for takes and returns)
+        if host != "db.example":
+            return resolve(host, *more, **options)
+        if answers:
+            raise answers.pop()
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with scripted.Tcp(PONG) as server:
+        db = fakehost.external(server.port, "redis", external={"host": "db.example", "port": server.port})
+        found, _ = check(stack.declare(fakehost.service("app", dependsOn=["db"]), db=db))
+    assert (found["dependency db"].kind, found["dependency db"].tries) == (READY, 4)
+    assert stack.calls("systemctl") == []
 
 
 @pytest.mark.parametrize("state", ["activating", "active", "deactivating", "no systemd"])
@@ -531,8 +580,8 @@ def test_devices(stack: hookhost.Host, path: str, kind: str) -> None:
 def test_a_network_that_cannot_be_asked_for(stack: hookhost.Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     found, _ = check(stack.declare(fakehost.service("app")))
-    assert found["network local-ai"].kind == NETWORK_MISSING
-    assert "podman is not installed" in found["network local-ai"].detail
+    assert found["network test-net"].kind == NETWORK_MISSING
+    assert "podman is not installed" in found["network test-net"].detail
 
 
 # --- ports -----------------------------------------------------------------------------------------------------------

@@ -272,7 +272,9 @@ def read_verdict(manifest: Manifest, service: str) -> dict[str, Any]:
             verdict = json.load(file)
     except (OSError, ValueError):
         return {}
-    return verdict if isinstance(verdict, dict) else {}
+    checks = verdict.get("checks", []) if isinstance(verdict, dict) else None
+    sound = isinstance(checks, list) and all(isinstance(check, dict) for check in checks)
+    return verdict if sound else {}
 
 
 # --- secrets and environment -----------------------------------------------------------------------------------------
