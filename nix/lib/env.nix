@@ -9,6 +9,13 @@ rec {
   isKey = key: builtins.match "[A-Z][A-Z0-9_]*" key != null;
   isValue = value: builtins.match "[A-Za-z0-9_./:@%+,=-]*" value != null;
 
+  # Variables that a shell sets itself or does not let be set (bash and dash, measured), and those that change how
+  # whoever has read the file finds programs or splits words. A container's own environment may have them.
+  isShellOwn =
+    key:
+    builtins.match "BASH.*|COMP_WORDBREAKS|DIRSTACK|ENV|EPOCH(REALTIME|SECONDS)|E?UID|FUNCNAME|GROUPS|HISTCMD|IFS|LD_.*|LINENO|OPTIND|PATH|PPID|S?RANDOM|SECONDS|SHELLOPTS|SHLVL" key
+    != null;
+
   # llama-cpp -> LLAMA_CPP
   prefix = service: lib.toUpper (lib.replaceStrings [ "-" ] [ "_" ] service);
 

@@ -50,6 +50,10 @@ in
           isSecret = cfg.secrets ? ${key};
         }
         ++ [
+          (refuse (env.isShellOwn key)
+            "services.aistack.environment.${key}: ${key} is a shell's own variable, so the readers of /etc/aistack/.env would not agree on it."
+            "Rename it, or set it for one container, in services.aistack.services.<name>.environment."
+          )
           (refuse (derivedIn ? ${key})
             "services.aistack.environment.${key} is defined twice: the stack derives ${key} from its own options (section \"${derivedIn.${key}}\" of /etc/aistack/.env)."
             "Remove it, and set the option it is derived from."

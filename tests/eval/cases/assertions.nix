@@ -348,6 +348,19 @@ in
     ];
   };
 
+  "a shell's own variable is refused where a shell may read it" = refuses {
+    settings.environment.UID = 1000;
+    says = [
+      "services.aistack.environment.UID"
+      "a shell's own variable"
+      "services.aistack.services.<name>.environment"
+    ];
+  };
+
+  "a container may have a shell's own variable" = accepts {
+    services.app.environment.PATH = "/opt/bin:/bin";
+  };
+
   "a container's key outside the grammar is refused" = refuses {
     services = {
       app.environment."LOG-LEVEL" = "info";

@@ -171,6 +171,40 @@ in
     ];
     expected = [ ];
   };
+  "keys that shells keep for themselves" = {
+    expr = lib.filter (key: !env.isShellOwn key) [
+      "BASH_ENV"
+      "ENV"
+      "EPOCHSECONDS"
+      "EUID"
+      "GROUPS"
+      "IFS"
+      "LD_PRELOAD"
+      "LINENO"
+      "OPTIND"
+      "PATH"
+      "PPID"
+      "RANDOM"
+      "SECONDS"
+      "SHLVL"
+      "SRANDOM"
+      "UID"
+    ];
+    expected = [ ];
+  };
+  "keys that they do not" = {
+    expr = lib.filter env.isShellOwn [
+      "APP_ENV"
+      "BUILD_ID"
+      "GUID"
+      "LDAP_HOST"
+      "MODEL_PATH"
+      "TIMEOUT_SECONDS"
+      "UID_RANGE"
+    ];
+    expected = [ ];
+  };
+
   "the grammar of values takes what a URL needs, and nothing a shell would touch" = {
     expr = map env.isValue [
       ""
