@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 import threading
+import time
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -566,6 +567,12 @@ def test_a_jump_of_the_clock_changes_nothing(stack: Stack, jump: float) -> None:
     assert stack.acted().count(RESTART) == 1
     stack.tick(10)
     assert stack.acted().count(RESTART) == 2
+
+
+def test_what_decides_is_the_clock_that_nobody_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = time.clock_gettime(time.CLOCK_BOOTTIME)
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    assert before <= health.now() <= time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def test_a_restart_is_counted_even_if_it_cannot_be_done(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
