@@ -12,9 +12,8 @@ FIND = f"grep --fixed-strings --file {SECRET} --text"
 def files(*folders: str) -> list[str]:
     """The files in some folders, or where their links lead, with the value in them."""
     # 1: there is none. 2: something could not be read, as links that lead nowhere and files that end meanwhile.
-    code, out = machine.execute(
-        f"test -s {SECRET} || exit 3; {FIND} --dereference-recursive --files-with-matches --devices=skip --no-messages {' '.join(folders)}"
-    )
+    looking = f"{FIND} --dereference-recursive --files-with-matches --devices=skip --no-messages {' '.join(folders)}"
+    code, out = machine.execute(f"test -s {SECRET} || exit 3; {looking}")
     assert code in (0, 1, 2), code
     return sorted(out.split())
 
