@@ -683,12 +683,12 @@ def test_another_container_is_named(stack: hookhost.Host) -> None:
 
 
 def test_only_who_holds_the_port_at_that_address_is_named(stack: hookhost.Host) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    # This process, the older one, is found first, and holds the port elsewhere.
+    with socket.create_server(("127.0.0.2", 0)) as server:
         port = server.getsockname()[1]
-        with conmon("aistack-app", "127.0.0.2", port):
+        with conmon("somebody-else", "127.0.0.1", port):
             found = port_check(stack, port)
-    assert found.kind == PORT_TAKEN
-    assert f"(pid {os.getpid()})" in found.detail
+    assert (found.kind, found.detail) == (PORT_TAKEN, "already in use by container somebody-else")
 
 
 # --- the report ------------------------------------------------------------------------------------------------------

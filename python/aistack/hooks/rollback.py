@@ -82,7 +82,11 @@ def on_failure(manifest: Manifest, name: str) -> int:
         _start(service)
         runtime.say(f"{name} was restarted by hand more often than its start limit allows: started once more")
         return DONE
-    store = open_store(manifest)
+    try:
+        store = open_store(manifest)
+    except HookError as error:
+        # A full disk, say: no release is to blame for it, and the service has to come back when there is room again.
+        return _later(name, str(error))
     try:
         release = last_run(manifest, service, store)
         decision = decide(manifest, service, store, release, state.get("Result", "unknown"))
@@ -92,9 +96,7 @@ def on_failure(manifest: Manifest, name: str) -> int:
         if decision.action == TRY_AGAIN:
             if decision.absent is not None:
                 _wait_for(manifest, service, release, decision.absent)
-            runtime.systemctl("restart", "--no-block", f"aistack-retry@{name}.timer")
-            runtime.say(f"{name}: not rolled back: {decision.reason}; tried again in a while")
-            return DONE
+            return _later(name, decision.reason)
         log = runtime.journal_tail(service, _LOG_LINES, release.changed if release is not None else None)
         if decision.action == STAY_DOWN or release is None:
             return _stay_down(manifest, service, store, release, reason=decision.reason, log=log)
@@ -133,6 +135,12 @@ def _under_way(name: str, state: dict[str, str]) -> bool:
         return False
     runtime.say(f"{name} is {state.get('ActiveState', 'unknown')} again: nothing to do")
     return True
+
+
+def _later(name: str, reason: str) -> int:
+    runtime.systemctl("restart", "--no-block", f"aistack-retry@{name}.timer")
+    runtime.say(f"{name}: not rolled back: {reason}; tried again in a while")
+    return DONE
 
 
 def _start(service: Service) -> None:
