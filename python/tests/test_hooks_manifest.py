@@ -309,7 +309,7 @@ _JSON: st.SearchStrategy[object] = st.recursive(
     max_leaves=20,
 )
 _fuzz = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 

@@ -404,7 +404,7 @@ _PLAUSIBLE = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     kind=st.sampled_from(["http", "postgres", "redis", "tcp"]),
     answers=st.lists(_PLAUSIBLE, min_size=1, max_size=4),
