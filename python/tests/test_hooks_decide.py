@@ -355,6 +355,18 @@ def test_old_releases_and_their_tags_are_forgotten(stack: hookhost.Host) -> None
     assert stack.calls("podman untag") == [f"podman untag {fakehost.image(n)} {kept}" for n in (2, 1)]
 
 
+def test_an_image_that_another_release_runs_keeps_its_tag(stack: hookhost.Host) -> None:
+    declare(stack)
+    with stack.store() as store:
+        for number in range(4):
+            store.bless(store.declare("app", fakehost.image(1), "registry.example/app:1", {"N": str(number)}, {}))
+        manifest = load()
+        manifest.retain = 1
+        rollback.forget(manifest, manifest.service("app"), store)
+        assert [release.id for release in store.history("app")] == [4]
+    assert stack.calls("podman untag") == []
+
+
 @pytest.mark.parametrize(
     ("unit", "verdict", "states"),
     [
