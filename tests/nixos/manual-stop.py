@@ -39,7 +39,7 @@ def nothing_follows(since: str, *stopped: str, state: str = "inactive") -> None:
     said = journal(since)
     assert "ROLLED BACK" not in said, said
     assert "Started aistack-retry@" not in said, said
-    timers = machine.succeed("systemctl list-timers --no-legend 'aistack-*'")
+    timers = machine.succeed("systemctl list-timers --no-legend 'aistack-retry@*' 'aistack-bless@*'")
     assert timers == "", timers
 
 
