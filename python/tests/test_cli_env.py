@@ -200,6 +200,18 @@ def test_a_file_that_is_no_use_is_said_and_nix_is_shown(stack: fakehost.FakeHost
     assert path.read_text() == "{"
 
 
+def test_keys_are_completed_with_what_they_take(stack: fakehost.FakeHost) -> None:
+    context = env.command.make_context("env", ["show"], resilient_parsing=True)
+    parameter = env.set_.params[0]
+    found = env.complete_key(context, parameter, "RALPH_M")
+    assert [(item.value, item.help) for item in found] == [
+        ("RALPH_MAX_ITERATIONS_SIMPLE", "a whole number from 1 to 100")
+    ]
+    assert "REDIS_HOST" in [item.value for item in env.complete_any_key(context, parameter, "")]
+    stack.manifest_path.unlink()
+    assert env.complete_key(context, parameter, "") == env.complete_any_key(context, parameter, "") == []
+
+
 # --- set: what is refused --------------------------------------------------------------------------------------------
 
 
@@ -621,7 +633,10 @@ def test_what_is_known_to_fail_is_not_tried_and_the_way_back_is_named(running: f
     answer = running.run("env", "set", "LOG_LEVEL=debug")
     assert answer.code == 0
     assert "app: release 4 (registry.example/app:1" in answer.out
-    assert "had this environment and failed (never ready (exited)), so no start tries it again" in answer.out
+    assert (
+        "had this environment and failed (never ready (exited)); no start tries it again, unless you say so"
+        in answer.out
+    )
     answer = running.run("env", "set", "LOG_LEVEL=debug", "--restart")
     assert answer.code == 7
     assert restarts(running) == []
@@ -696,6 +711,17 @@ def test_check_names_a_key_that_is_declared_no_more(running: fakehost.FakeHost) 
     assert answer.code == 3
     assert "cache: runs with CACHE_SIZE=1, which is declared no more\n" in answer.out
     assert "OWN_OF_THE_IMAGE" not in answer.out
+
+
+def test_check_shows_no_key_that_has_become_a_secret(running: fakehost.FakeHost) -> None:
+    services = copy.deepcopy(running.document["services"])
+    secret = {"CACHE_SIZE": {"file": "/etc/cache-size", "as": "env"}}
+    services["cache"] |= {"environment": {}, "secrets": ["CACHE_SIZE"]}
+    running.declare(services, **{**CHANGES, "secrets": {**CHANGES["secrets"], **secret}})
+    containers(running, app=DECLARED, worker=DECLARED, cache={"CACHE_SIZE": "s3cret"})
+    answer = running.run("env", "check")
+    assert (answer.code, answer.err) == (0, "")
+    assert "s3cret" not in answer.out
 
 
 def test_check_of_a_container_that_podman_does_not_know(running: fakehost.FakeHost) -> None:

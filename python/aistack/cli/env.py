@@ -364,6 +364,7 @@ def _change(
     as_json: bool,
 ) -> int:
     """Record a change, say what it does, and restart where that was asked for; return the exit code."""
+    stack.validate(manifest)
     _require_writer(manifest, f"aistack env {name}")
     with contextlib.ExitStack() as opened:
         store = _store(manifest, opened, needed=with_restart)
@@ -451,7 +452,8 @@ def _effect(manifest: Manifest, before: Values, service: Service, keys: set[str]
         return Effect(service=service, state=HAS_IT, message="runs with it already", serves=release)
     bad = _known_bad(service, should, store)
     if bad is not None:
-        message = f"{bad} had this environment and failed ({bad.reason}), so no start tries it again; {release} serves"
+        again = f"no start tries it again, unless you say so: aistack rollback {service.name} --to {bad.id}"
+        message = f"{bad} had this environment and failed ({bad.reason}); {again}; {release} serves"
         return Effect(service=service, state=KNOWN_BAD, message=message, serves=release)
     return Effect(
         service=service,
@@ -606,6 +608,7 @@ def check(*, as_json: bool) -> int:
     with something else.
     """
     manifest = load()
+    stack.validate(manifest)
     problems = [*_file_problems(manifest), *_override_problems(manifest)]
     looked: list[str] = []
     if os.geteuid() == 0:
