@@ -303,6 +303,12 @@ def read_secret(manifest: Manifest, key: str) -> str:
         raise HookError(f"secret {key}: cannot read {path}: {printable(str(error))}", INVALID) from None
     if not value:
         raise HookError(f"secret {key}: {path} is empty", INVALID)
+    if declared["as"] == "env" and not {"\n", "\r", "\0"}.isdisjoint(value):
+        raise HookError(
+            f"secret {key}: {path} has more than one line, which an environment variable of a container cannot carry; "
+            f'set services.aistack.secrets.{key}.as = "file"',
+            INVALID,
+        )
     return value
 
 
@@ -323,7 +329,7 @@ def public_environment(manifest: Manifest, service: Service) -> dict[str, str]:
 def write_environment(manifest: Manifest, service: Service, environment: dict[str, str]) -> None:
     """Write what the container will see: its `--env-file` and its file secrets, readable by nobody else.
 
-    Raises HookError for a secret that is missing, unreadable or does not fit on one line of an env file.
+    Raises HookError for a secret that is missing, unreadable or, as a variable, of more than one line.
     """
     directory = service_dir(manifest, service.name)
     files = os.path.join(directory, "secrets")
@@ -336,12 +342,6 @@ def write_environment(manifest: Manifest, service: Service, environment: dict[st
             os.makedirs(files, mode=0o755, exist_ok=True)
             write_atomic(os.path.join(files, key), value.encode(), 0o400, uid, gid)
             values[f"{key}_FILE"] = f"/run/secrets/{key}"
-        elif "\n" in value or "\r" in value or "\0" in value:
-            raise HookError(
-                f"secret {key} has more than one line, which an environment variable of a container cannot carry; "
-                f'set services.aistack.secrets.{key}.as = "file"',
-                INVALID,
-            )
         else:
             values[key] = value
     text = "".join(f"{key}={value}\n" for key, value in sorted(values.items()))
