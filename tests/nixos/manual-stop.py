@@ -98,7 +98,7 @@ with subtest("nor one that answers the stop with an error"):
 with subtest("what is stopped while it waits for its retry is not started by that, nor by the dependency's return"):
     hold_down("redis")
     machine.fail(f"systemctl start {UNIT}")
-    machine.wait_until_succeeds("systemctl is-active aistack-retry@app.timer", timeout=20)
+    machine.wait_until_succeeds("systemctl is-active aistack-retry@app.timer", timeout=60)
     since = cursor()
     machine.succeed(f"systemctl stop {UNIT}")
     assert machine.execute("systemctl is-active aistack-retry@app.timer")[0] != 0

@@ -24,10 +24,10 @@ def fails(command: str, outcome: str) -> tuple[str, float]:
     started = time.monotonic()
     machine.fail(command)
     seconds = time.monotonic() - started
-    said = wait_for_journal(began, outcome, timeout=30)
+    said = wait_for_journal(began, outcome)
     machine.log(f"failed after {seconds:.1f} s, {outcome} after {time.monotonic() - started:.1f} s")
     assert said.count("the image speaks") == 1, f"its container was not started once:\n{said}"
-    assert said.count(f"is not ready after {START_TIMEOUT}.") == 1, said
+    assert said.count("is not ready after") == 1, said
     assert START_TIMEOUT < seconds < 2 * START_TIMEOUT, f"it took {seconds:.1f} s to fail"
     return said, seconds
 

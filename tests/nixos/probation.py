@@ -39,7 +39,7 @@ good = current("app")
 
 def condemned(since: str, reason: str) -> None:
     """Wait for the rollback; the newest release is bad for this reason and the good one runs."""
-    wait_for_journal(since, "app ROLLED BACK", timeout=40)
+    wait_for_journal(since, "app ROLLED BACK")
     bad = releases("app")[0]
     assert (bad["state"], bad["current"]) == ("bad", False), bad
     assert reason in bad["reason"], bad

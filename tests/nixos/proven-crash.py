@@ -11,7 +11,7 @@ beside = {service: invocation(service) for service in OTHERS}
 
 def only_redis_was_touched() -> None:
     """Redis runs the release it ran before, the others never stopped, and the app really uses it again."""
-    machine.wait_until_succeeds("curl --fail --silent http://127.0.0.1:8000/ready", timeout=30)
+    machine.wait_until_succeeds("curl --fail --silent http://127.0.0.1:8000/ready", timeout=60)
     assert {service: invocation(service) for service in OTHERS} == beside
     assert [(release["id"], release["state"]) for release in releases("redis")] == [(good["id"], "good")]
     containers = machine.succeed("podman ps --format '{{.Names}}'").split()
@@ -55,7 +55,7 @@ with subtest("crashing again and again, it hits the start limit and is not rolle
         f"until systemctl is-failed --quiet {UNIT}; do podman kill aistack-redis 2>&1 | logger || sleep 0.1; done",
         timeout=60,
     )
-    wait_for_journal(since, "is proven, so it is restarted", timeout=30)
+    wait_for_journal(since, "is proven, so it is restarted", timeout=60)
     assert status("redis")["state"] in ("failed", "starting", "ready"), status("redis")
 
 with subtest("the retry timer starts it again after a while"):

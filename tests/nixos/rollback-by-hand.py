@@ -97,7 +97,7 @@ with subtest("a rollback whose target's image was removed meanwhile says that th
     forget_starts("app")
     since = cursor()
     machine.fail(f"systemctl start {UNIT}")
-    said = wait_for_journal(since, "app is DOWN", timeout=40)
+    said = wait_for_journal(since, "app is DOWN")
     assert "Traceback" not in said, said
     code, shown = machine.execute("aistack status app")
     assert code == 8, f"aistack status ended with {code}: {shown}"
