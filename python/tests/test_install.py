@@ -84,7 +84,8 @@ class Host:
     def files(self) -> dict[str, str]:
         """Every file above the real host, with its text or where it points to; byte code without its bytes.
 
-        A directory of the real host may show up too, once something in it was touched; those are left out.
+        A directory of the real host may show up too, once something in it was touched; those are left out. So are
+        podman's own, which systemd-tmpfiles makes for it and which are not the installer's to take away.
         """
         found = {}
         for path in sorted(self.layer.rglob("*")):
@@ -92,7 +93,7 @@ class Host:
             if path.is_symlink():
                 found[name] = f"-> {path.readlink()}"
             elif path.is_dir():
-                if not Path("/", name).is_dir():
+                if not Path("/", name).is_dir() and not name.startswith("var/lib/containers"):
                     found[name] = "/"
             elif path.is_char_device():
                 # How the layer says: deleted.
