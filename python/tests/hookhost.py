@@ -49,7 +49,9 @@ pull*)
     { printf 'Trying to pull...\nError: cannot reach the registry\n' >&2; exit 125; } ;;
 "load --quiet") if [ "$3" = --input ]; then cat "$4"; else cat; fi >> "$images" ;;
 exec*) if [ -f "$FAKE_HOST/not-ready" ]; then echo 'not yet'; exit 1; fi ;;
-rm*) if [ -f "$FAKE_HOST/rm-fails" ]; then echo 'Error: storage is locked' >&2; exit 125; fi ;;
+rm*)
+  if [ -f "$FAKE_HOST/rm-slow" ]; then touch "$FAKE_HOST/removing"; sleep 0.4; fi
+  if [ -f "$FAKE_HOST/rm-fails" ]; then echo 'Error: storage is locked' >&2; exit 125; fi ;;
 esac
 """
 
@@ -141,15 +143,20 @@ class Host:
         )
 
 
-def containers(name_server: str) -> Iterator[Callable[..., scripted.Dns]]:
-    """Return a fixture's body that starts the network's name server on port 53, knowing these containers."""
+def name_server(address: str, answer: Callable[[bytes], list[bytes]]) -> scripted.Dns:
+    """Return a name server on the very port 53, where that can be had."""
+    try:
+        return scripted.Dns(answer, address, 53)
+    except OSError as error:
+        pytest.skip(f"no name server can be started at {address}:53 (it needs root): {error.strerror}")
+
+
+def containers(address: str) -> Iterator[Callable[..., scripted.Dns]]:
+    """Return a fixture's body that starts the network's name server, knowing these containers."""
     running: list[scripted.Dns] = []
 
     def start(**names: str | list[str]) -> scripted.Dns:
-        try:
-            running.append(scripted.Dns(scripted.zone(**names), name_server, 53))
-        except PermissionError:
-            pytest.skip("a name server on port 53 needs root")
+        running.append(name_server(address, scripted.zone(**names)))
         return running[-1]
 
     yield start

@@ -118,6 +118,12 @@ def floods(start: bytes, block: bytes = b"x" * 65536) -> Handler:
     return handler
 
 
+def own_address() -> str:
+    """Return a loopback address that no other process takes for itself: port 53 has to be the very port 53."""
+    rest, last = divmod(os.getpid(), 254)
+    return f"127.{64 + rest // 256 % 64}.{rest % 256}.{last + 1}"
+
+
 class Dns:
     """A name server on UDP that answers each question with the packets `answer` makes of it."""
 

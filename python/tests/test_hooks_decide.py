@@ -19,7 +19,7 @@ from aistack.hooks.rollback import ROLL_BACK, STAY_DOWN, TRY_AGAIN, Decision
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-NAME_SERVER = "127.77.0.7"
+NAME_SERVER = scripted.own_address()
 UNIT = "podman-aistack-app.service"
 RETRY = "systemctl restart --no-block aistack-retry@app.timer"
 BLESS = "systemctl restart --no-block aistack-bless@app.timer"

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import fakehost
+import hookhost
 import pytest
 import scripted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+NAME_SERVER = scripted.own_address()
 HOOK = Path(__file__).parents[1] / "aistack-hook"
 
 # Each of these costs more than a hook does, or pulls in one that does.
@@ -114,7 +116,7 @@ def test_a_hook_loads_the_standard_library_alone(
 def test_waiting_for_a_proven_release_loads_next_to_nothing(
     host: fakehost.FakeHost, modules: Callable[[str], tuple[int, set[str]]]
 ) -> None:
-    with scripted.Dns(scripted.zone(app="127.0.0.1"), "127.77.0.3", 53), web() as server:
+    with hookhost.name_server(NAME_SERVER, scripted.zone(app="127.0.0.1")), web() as server:
         wait_for_app(host, server.port)
         code, loaded = modules("await-ready")
     assert code == 0
@@ -130,7 +132,7 @@ def web() -> scripted.Tcp:
 def wait_for_app(host: fakehost.FakeHost, port: int) -> None:
     """Declare a container that answers at this port of the loopback, as start-pre leaves it: its release is proven."""
     document = {"app": fakehost.service("app", probe=fakehost.probe("http", port))}
-    network = {**fakehost.manifest(host.root, {})["network"], "gateway": "127.77.0.3"}
+    network = {**fakehost.manifest(host.root, {})["network"], "gateway": NAME_SERVER}
     host.declare(document, network=network)
     host.verdict("app", phase="starting", release=1, proven=True, at=0, checks=[])
 
@@ -146,7 +148,7 @@ def test_what_a_wait_costs(host: fakehost.FakeHost, capsys: pytest.CaptureFixtur
         busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         return 1000 * busy, 1000 * (ended - began)
 
-    with scripted.Dns(scripted.zone(app="127.0.0.1"), "127.77.0.3", 53), web() as server:
+    with hookhost.name_server(NAME_SERVER, scripted.zone(app="127.0.0.1")), web() as server:
         wait_for_app(host, server.port)
         # In turn, so that a busy machine is as unfair to one as to the other.
         pairs = [(spent("-S", HOOK, "await-ready", "app"), spent("-c", "pass")) for _ in range(20)]

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from aistack.hooks.manifest import Manifest
 
-NAME_SERVER = "127.77.0.4"
+NAME_SERVER = scripted.own_address()
 ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not ROOT, reason="giving files to other users needs root")
 

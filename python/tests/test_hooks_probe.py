@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fakehost
+import hookhost
 import pytest
 import scripted
 from hypothesis import HealthCheck, given, settings
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 # Every answer of these is a Result; the timeout is what a test may be held up for.
 TIMEOUT = 0.3
 TLS_ALERT = b"\x15\x03\x01\x00\x02\x02\x28"
-NAME_SERVER = "127.77.0.1"  # of this file alone: other tests may have one at the same time
+NAME_SERVER = scripted.own_address()
 
 
 def ask(port: int, kind: str, password: str | None = None, *, address: str = "127.0.0.1", **changes: object) -> Result:
@@ -650,10 +651,7 @@ def name_server() -> Iterator[Callable[..., scripted.Dns]]:
     running: list[scripted.Dns] = []
 
     def start(answer: Callable[[bytes], list[bytes]]) -> scripted.Dns:
-        try:
-            running.append(scripted.Dns(answer, NAME_SERVER, 53))
-        except PermissionError:
-            pytest.skip("a name server on port 53 needs root")
+        running.append(hookhost.name_server(NAME_SERVER, answer))
         return running[-1]
 
     yield start
@@ -677,7 +675,7 @@ def test_a_container_is_found_by_name(stack: Callable[..., Manifest], name_serve
 def test_every_address_of_a_name_is_tried(
     stack: Callable[..., Manifest], name_server: Callable[..., scripted.Dns]
 ) -> None:
-    name_server(scripted.zone(redis=["127.77.0.2", "127.0.0.1"]))
+    name_server(scripted.zone(redis=["127.0.0.77", "127.0.0.1"]))
     with scripted.Tcp(scripted.says(b"+PONG\r\n")) as server:
         manifest = stack(redis=redis_at(server.port))
         assert probe.ask(manifest, manifest.services["redis"], None).ok

@@ -35,7 +35,7 @@ small_disk = pytest.fixture(hookhost.small_disk)
 @pytest.fixture
 def stack(host: fakehost.FakeHost) -> hookhost.Host:
     """A host that has the image of an app."""
-    made = hookhost.Host(host, "127.77.0.5")
+    made = hookhost.Host(host, "127.0.0.1")
     made.have(app=1)
     return made
 
