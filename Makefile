@@ -1,5 +1,5 @@
 # Every target is one script; see scripts/ and CONTRIBUTING.md.
-.PHONY: demo test lint bench bench-hook render shell stop clean
+.PHONY: demo test test-all lint bench bench-hook render shell stop clean
 
 # The reference stack in a guest on this machine, broken and healed before your eyes.
 demo:
@@ -8,6 +8,10 @@ demo:
 # Lint, unit, evaluation and scenario tests.
 test:
 	@scripts/test
+
+# The same, and the scenarios that say they are slow.
+test-all:
+	@scripts/test --all
 
 lint:
 	@scripts/lint

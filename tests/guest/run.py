@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from guest import host, images, paths, root, scenario
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, _interrupt)
     try:
-        chosen = _chosen(options.scenario)
+        chosen = _chosen(options.scenario, slow=options.slow)
         if options.list:
             print("\n".join(item.name for item in chosen))
             return 0
@@ -85,6 +85,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("scenario", nargs="*", help="path of a script, or part of its name (default: all)")
     add("--jobs", type=int, default=2, help="guests at a time (default: %(default)s)")
     add("--repeat", type=int, default=1, help="run each scenario so many times")
+    add("--slow", action="store_true", help="also those that say they are slow (one that is named runs anyway)")
     add("--keep", action="store_true", help="leave the guests running to look into them")
     add("--list", action="store_true", help="list the scenarios and end")
     add("--report", type=Path, metavar="FILE", help="write the outcomes to FILE, as JSON")
@@ -92,10 +93,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _chosen(wanted: list[str]) -> list[Scenario]:
+def _chosen(wanted: list[str], *, slow: bool) -> list[Scenario]:
     every = scenario.discover()
     if not wanted:
-        return every
+        return [item if slow else left_out_if_slow(item) for item in every]
     found: list[Scenario] = []
     for word in wanted:
         if word.endswith(".py"):
@@ -110,6 +111,13 @@ def _chosen(wanted: list[str]) -> list[Scenario]:
                 raise GuestError(f"no scenario is called *{word}*", why=f"there are: {names}")
             found += fitting
     return found
+
+
+def left_out_if_slow(item: Scenario) -> Scenario:
+    """Return the scenario, to be skipped if it is slow and has no other reason to be."""
+    if item.slow is None or item.skip is not None:
+        return item
+    return replace(item, skip=f"slow, `make test-all` runs it: {item.slow}")
 
 
 def reap() -> None:

@@ -26,27 +26,29 @@ PRELUDE = "_prelude.py"
 JOURNAL_FOLLOWS = "the whole journal:"
 """The line of a log after which the guest's journal stands."""
 
-HEADER = re.compile(r"^# guest: (?P<key>skip|time-limit) (?P<value>.+)$", re.MULTILINE)
+HEADER = re.compile(r"^# guest: (?P<key>skip|slow|time-limit) (?P<value>.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Scenario:
     """A test script and what its header says about guests.
 
-    `# guest: skip REASON` where it needs what no guest has; `# guest: time-limit SECONDS`.
+    `# guest: skip REASON` where it needs what no guest has; `# guest: slow REASON` where it takes too
+    long for every run of the tests; `# guest: time-limit SECONDS`.
     """
 
     name: str
     script: Path
     skip: str | None
     time_limit: float
+    slow: str | None = None
 
     @classmethod
     def read(cls, script: Path) -> Scenario:
         """Read a script's header."""
         found = {match["key"]: match["value"] for match in HEADER.finditer(script.read_text())}
         limit = float(found.get("time-limit", TIME_LIMIT))
-        return cls(script.stem, script, found.get("skip"), limit)
+        return cls(script.stem, script, found.get("skip"), limit, found.get("slow"))
 
 
 def discover(folder: Path = paths.SCENARIOS) -> list[Scenario]:

@@ -61,6 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make test", description=__doc__)
     parser.add_argument("part", nargs="*", choices=[*PARTS, []], help="only these parts")
     parser.add_argument("--repeat", type=int, default=1, help="run each scenario so many times")
+    parser.add_argument("--all", action="store_true", help="the slow scenarios too (`make test-all`)")
     options = parser.parse_args(arguments)
     started = time.monotonic()
     parts: list[Part] = []
@@ -188,7 +189,8 @@ def scenarios(folder: Path, options: argparse.Namespace) -> Part:
     """Run the VM tests' scripts in guests."""
     part = Part("scenario")
     report = folder / "scenarios.json"
-    code = call([sys.executable, "-m", "guest.run", f"--report={report}", f"--repeat={options.repeat}"])
+    slow = ["--slow"] if options.all else []
+    code = call([sys.executable, "-m", "guest.run", f"--report={report}", f"--repeat={options.repeat}", *slow])
     for outcome in json.loads(report.read_text()) if report.is_file() else ():
         if outcome["result"] == "passed":
             part.passed += 1

@@ -33,6 +33,60 @@ def test_the_header_of_a_script(tmp_path: Path) -> None:
     assert (found.skip, found.time_limit) == ("needs a kernel of its own", 42.0)
     script.write_text("machine.start()\n")
     assert (Scenario.read(script).skip, Scenario.read(script).time_limit) == (None, TIME_LIMIT)
+    assert Scenario.read(script).slow is None
+
+
+@pytest.fixture
+def one_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of scenarios, one of which says that it is slow."""
+    (tmp_path / "quick.py").write_text("machine.start()\n")
+    (tmp_path / "hundred.py").write_text("# guest: slow a hundred containers\n")
+    found = discover(tmp_path)
+    monkeypatch.setattr("guest.scenario.discover", lambda: found)
+
+
+@pytest.mark.usefixtures("one_slow", "signals")
+@pytest.mark.parametrize(
+    ("arguments", "skipped"),
+    [
+        ([], ["slow, `make test-all` runs it: a hundred containers", None]),
+        (["--slow"], [None, None]),
+        (["hundred"], [None]),
+    ],
+)
+def test_a_slow_scenario_is_left_out_with_its_reason_unless_asked_for(
+    arguments: list[str], skipped: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[Scenario] = []
+
+    def note(runner: run.Runner, items: list[Scenario]) -> list[run.Outcome]:
+        del runner
+        ran.extend(items)
+        return []
+
+    monkeypatch.setattr(run.Runner, "run", note)
+    monkeypatch.setattr("guest.host.require", lambda **_: None)
+    monkeypatch.setattr("guest.root.ensure", lambda: None)
+    monkeypatch.setattr("guest.images.ensure", lambda: None)
+    run.main(arguments)
+    assert [item.skip for item in ran] == skipped
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_make_test_all_asks_for_the_slow_ones(
+    everything: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    commands: list[list[str]] = []
+
+    def note(command: list[str]) -> int:
+        commands.append(command)
+        return 0
+
+    monkeypatch.setattr(suite, "call", note)
+    suite.scenarios(tmp_path, argparse.Namespace(repeat=1, all=everything))
+    assert ("--slow" in commands[0]) is everything
 
 
 def test_a_skipped_scenario_boots_nothing_and_gives_its_reason(tmp_path: Path) -> None:
@@ -122,7 +176,7 @@ def test_a_reason_shared_by_many_skips_is_said_once() -> None:
 
 def test_a_part_that_ends_without_a_report_has_failed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(suite, "call", lambda *_: 137)
-    options = argparse.Namespace(repeat=1)
+    options = argparse.Namespace(repeat=1, all=False)
     for part in suite.PARTS.values():
         assert part(tmp_path, options).failed >= 1
 
@@ -135,7 +189,7 @@ def test_outcomes_are_reported_with_reasons(monkeypatch: pytest.MonkeyPatch, tmp
     ]
     (tmp_path / "scenarios.json").write_text(json.dumps(rows))
     monkeypatch.setattr(suite, "call", lambda *_: 1)
-    part = suite.scenarios(tmp_path, argparse.Namespace(repeat=1))
+    part = suite.scenarios(tmp_path, argparse.Namespace(repeat=1, all=False))
     assert (part.passed, part.failures, part.skips) == (1, ["b: why (log: /l)"], [("c", "no moon")])
 
 
