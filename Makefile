@@ -23,7 +23,7 @@ bench:
 bench-hook:
 	@scripts/bench-hook
 
-# bundle/reference/ from examples/reference.nix; needs nix.
+# bundle/reference/ from examples/reference.nix, and docs/options.md from the module; needs nix.
 render:
 	@scripts/render
 

@@ -25,6 +25,7 @@
         default = pkgs.aistack;
         images = pkgs.aistack-images;
         bundle = pkgs.aistack-bundle;
+        options = pkgs.aistack-options;
       });
 
       apps = forEachSystem (pkgs: {

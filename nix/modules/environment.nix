@@ -144,7 +144,7 @@ in
       type = types.bool;
       default = false;
       example = true;
-      description = "Whether a proven service that stops answering is restarted (`SELF_HEALING_ENABLED`).";
+      description = "Whether a service of a proven release that fails its health checks is restarted, after what is wrong with the network for it was mended (`SELF_HEALING_ENABLED`).";
     };
 
     ralph = {

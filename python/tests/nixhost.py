@@ -29,12 +29,24 @@ def unavailable() -> str | None:
     return None
 
 
-def evaluate(*arguments: str | Path) -> dict[str, Any]:
-    """Return the attributes that an expression evaluates to; text that it writes is in the store then."""
+def _evaluate(*arguments: str | Path) -> object:
     done = run("nix-instantiate", "--eval", "--strict", "--json", "--read-write-mode", *arguments)
     assert done.returncode == 0, done.stderr
-    value = json.loads(done.stdout)
+    value: object = json.loads(done.stdout)
+    return value
+
+
+def evaluate(*arguments: str | Path) -> dict[str, Any]:
+    """Return the attributes that an expression evaluates to; text that it writes is in the store then."""
+    value = _evaluate(*arguments)
     assert isinstance(value, dict)
+    return value
+
+
+def evaluate_text(*arguments: str | Path) -> str:
+    """Return the string that an expression evaluates to."""
+    value = _evaluate(*arguments)
+    assert isinstance(value, str)
     return value
 
 

@@ -75,7 +75,7 @@ def test_outputs_are_those_that_the_readme_promises(seen: dict[str, Any]) -> Non
 
 def test_every_derivation_can_be_instantiated(seen: dict[str, Any]) -> None:
     derivations = seen["derivations"]
-    assert sorted(derivations["packages"]) == ["bundle", "default", "images"]
+    assert sorted(derivations["packages"]) == ["bundle", "default", "images", "options"]
     assert sorted(derivations["images"]) == SERVICES
     assert sorted(derivations["checks"]) == [
         *("bundle", "evaluation", "format", "lint", "package", "python", "types"),
