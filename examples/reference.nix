@@ -58,7 +58,6 @@
         health = {
           kind = "http";
           path = "/ready";
-          interval = 5;
           timeout = 2;
           startTimeout = 15;
         };

@@ -309,7 +309,7 @@ def test_a_container_that_ends_is_noticed_at_once(
 
     with scripted.Tcp(LOADING) as server:
         declare(stack, server.port, 30)
-        # Late enough for the pauses to have reached their longest.
+        # Late enough for a pause to be seen.
         timer = threading.Timer(1.2, kill)
         timer.start()
         said, _ = wait(stack, UNEXPECTED)

@@ -124,6 +124,15 @@ def reset_timer(timer: str) -> None:
     machine.succeed(f"rm -r /run/systemd/system/{timer}.timer.d; systemctl daemon-reload")
 
 
+def give_health_timer(seconds: int) -> None:
+    """A health timer for services of an interval that the stack has none for, until the next boot; it does not run yet."""
+    for kind in ("service", "timer"):
+        path = machine.succeed(f"systemctl show --property FragmentPath --value aistack-health-30.{kind}").strip()
+        edit = f"s/ health 30$/ health {seconds}/; s/=30s$/={seconds}s/"
+        machine.succeed(f"sed '{edit}' {path} > /run/systemd/system/aistack-health-{seconds}.{kind}")
+    machine.succeed("systemctl daemon-reload")
+
+
 def start_good_stack() -> None:
     """Start everything, with a short probation this once, and wait until every release is good."""
     set_timer("aistack-bless@", 1)

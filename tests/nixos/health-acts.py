@@ -1,7 +1,8 @@
 """Health timers: they act after so many failures and not before, on the right one, once, and leave the rest alone."""
 
 UNIT = unit("app")
-TIMER = "aistack-health-5.timer"
+INTERVAL = 5  # seconds, of the app alone
+TIMER = f"aistack-health-{INTERVAL}.timer"
 FAILURES = 3  # health.failures
 
 # What the app answers at /ready is set from outside: 200, 500, lies, or hangs. A new container begins with 200.
@@ -44,7 +45,7 @@ def changed_manifest(**changes: Any) -> str:
     found["rollback"]["probationSeconds"] = 60
     found["selfHealing"].update(changes)
     app = found["services"]["app"]
-    app["probe"].update(expect="fine", timeoutSeconds=1, failures=FAILURES)
+    app["probe"].update(expect="fine", intervalSeconds=INTERVAL, timeoutSeconds=1, failures=FAILURES)
     return write_manifest(found)
 
 
@@ -58,7 +59,7 @@ def health(service: str) -> dict[str, Any]:
 def tick(times: int = 1) -> None:
     """Let the health timer's moment come, so many times."""
     for _ in range(times):
-        machine.succeed("systemctl start aistack-health-5.service")
+        machine.succeed(f"systemctl start aistack-health-{INTERVAL}.service")
 
 
 def probe_of_its_own(seconds: float) -> None:
@@ -71,6 +72,7 @@ def probe_of_its_own(seconds: float) -> None:
 
 
 machine.wait_for_unit("multi-user.target")
+give_health_timer(INTERVAL)
 build_image("localhost/scenario/answers:1", SERVE)
 declare_image("localhost/scenario/answers:1")
 use_manifest(changed_manifest())
@@ -86,7 +88,7 @@ with subtest("the timers run by themselves, and leave no failed unit and no line
     second = health("app")["at"]
     machine.wait_until_succeeds(f"test $(jq '.at > {second}' /run/aistack/app/health.json) = true", timeout=20)
     assert (health("app")["state"], health("app")["failures"]) == ("healthy", 0)
-    said = journal(since, "--unit aistack-health-5.service")
+    said = journal(since, f"--unit aistack-health-{INTERVAL}.service")
     assert not said.strip(), said
     assert not machine.succeed("systemctl --failed --no-legend").strip()
     probe_of_its_own(3600)
@@ -184,7 +186,7 @@ with subtest("restarts are bounded: then it is degraded, and restarted no more")
 with subtest("a dependency that does not answer takes the blame, and the app is left alone"):
     found = manifest()
     found["selfHealing"].update(enable=True, windowSeconds=1, backoffSeconds=0)
-    found["services"]["app"]["probe"].update(expect="fine", timeoutSeconds=1)
+    found["services"]["app"]["probe"].update(expect="fine", intervalSeconds=INTERVAL, timeoutSeconds=1)
     use_manifest(write_manifest(found))
     before = invocation("app")
     machine.succeed("podman pause aistack-redis")
@@ -226,6 +228,7 @@ with subtest("an own probe command in the container, as readiness and as health"
     found = manifest()
     own = found["services"]["app"]["probe"]
     own.update(kind="exec", port=None, path=None, command=["python3", "-c", ASK_ITSELF], expect=None, timeoutSeconds=5)
+    own.update(intervalSeconds=INTERVAL)
     use_manifest(write_manifest(found))
     set_timer("aistack-bless@", 1)
     forget_starts("app")

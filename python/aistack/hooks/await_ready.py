@@ -108,23 +108,23 @@ def wait(manifest: Manifest, service: Service, process: int | None) -> probe.Res
         password = runtime.probe_password(manifest, service)
     except HookError as error:
         return probe.Result(probe.AUTH_REFUSED, str(error))
-    deadline = time.monotonic() + service.probe.start_timeout
+    began = time.monotonic()
     waiter = select.poll()
     if process is not None:
         waiter.register(process, select.POLLIN)
-    pause = probe.FIRST_PAUSE
     while True:
+        asked = time.monotonic()
         result = probe.ask(manifest, service, password)
         if result.ok or result.permanent:
             return result
-        left = deadline - time.monotonic()
+        now = time.monotonic()
+        left = began + service.probe.start_timeout - now
         if left <= 0:
             return result
-        if waiter.poll(min(pause, left) * 1000):
+        if waiter.poll(min(probe.pause(now - began, now - asked), left) * 1000):
             # A name that is gone is what an end looks like; anything else seen before may say why it ended.
             seen = "" if result.kind == probe.NAME_UNKNOWN else f" (last seen: {result.detail})"
             return probe.Result(EXITED, f"the container ended before it was ready{seen}")
-        pause = min(pause * 1.5, probe.LAST_PAUSE)
 
 
 def _fail(manifest: Manifest, service: Service, result: probe.Result, spent: float, release: int | None) -> int:

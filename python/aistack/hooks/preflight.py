@@ -32,6 +32,7 @@ IMAGE_MISSING = "image missing"
 NETWORK_MISSING = "network missing"
 
 _MEBIBYTE = 1024 * 1024
+_LOOK_AGAIN = 2.0  # seconds until a unit that was on its way is looked at again: it may have given up meanwhile
 _LONGEST_LINE = 1000  # characters of a check in the journal
 
 
@@ -158,14 +159,16 @@ def _dependency(manifest: Manifest, name: str, timeout: float, hopeless: Callabl
     except HookError as error:
         return Check(subject, SECRET_MISSING, str(error))
     began = time.monotonic()
-    pause, tries, looked = probe.FIRST_PAUSE, 0, False
+    tries = 0
+    look_at = 0.0  # seconds from the beginning
     while True:
         tries += 1
+        asked = time.monotonic() - began
         result = probe.ask(manifest, service, password)
         spent = time.monotonic() - began
-        if not result.ok and result.kind == probe.NAME_UNKNOWN and not service.external and not looked:
+        if not result.ok and result.kind == probe.NAME_UNKNOWN and not service.external and spent >= look_at:
             # No container carries the name. If none is on its way either, waiting is in vain.
-            looked = True
+            look_at = spent + _LOOK_AGAIN
             state = _unit_state(service.unit)
             result.permanent = state in ("failed", "inactive")
             if result.permanent:
@@ -182,10 +185,7 @@ def _dependency(manifest: Manifest, name: str, timeout: float, hopeless: Callabl
                 seconds=spent,
                 tries=tries,
             )
-        if looked and tries % 8 == 0:
-            looked = False  # look again about every two seconds: the unit may have given up meanwhile
-        time.sleep(min(pause, max(0.0, timeout - spent)))
-        pause = min(pause * 1.5, probe.LAST_PAUSE)
+        time.sleep(min(probe.pause(spent, spent - asked), max(0.0, timeout - spent)))
 
 
 def _unit_state(unit: str) -> str:

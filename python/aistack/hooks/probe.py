@@ -35,13 +35,23 @@ AUTH_REFUSED = "authentication refused"
 PERMANENT = frozenset({WRONG_PROTOCOL, AUTH_REFUSED})
 
 # Between two tries of whoever waits for an answer.
-FIRST_PAUSE = 0.005  # seconds; grows by half each time, up to the last
+FIRST_PAUSE = 0.005  # seconds
 LAST_PAUSE = 0.25
+_LATE = 0.02  # of the time waited so far, that an answer may be seen late
 
 _DNS_TIMEOUT = 1.0  # seconds; aardvark-dns answers in under a millisecond, or is not there
 _LARGEST_ANSWER = 65536  # bytes of an answer that are read and searched
 _LONGEST_LABEL = 63  # bytes between two dots of a name (RFC 1035, 2.3.4)
 _NXDOMAIN = 3  # response code of a name server: there is no such name (RFC 1035, 4.1.1)
+
+
+def pause(waited: float, took: float) -> float:
+    """Seconds until the next try, after `waited` seconds of waiting and a try that took `took`.
+
+    In proportion to what was waited already: that lengthens a start by two hundredths at most, be it of a second
+    or of ten. And no less than a try takes, so that a dear one is not made without a break.
+    """
+    return min(LAST_PAUSE, max(FIRST_PAUSE, waited * _LATE, took))
 
 
 class Result:

@@ -40,8 +40,6 @@ in
       "aistack-bless@.timer"
       "aistack-health-30.service"
       "aistack-health-30.timer"
-      "aistack-health-5.service"
-      "aistack-health-5.timer"
       "aistack-network.service"
       "aistack-retry@.service"
       "aistack-retry@.timer"
@@ -694,17 +692,41 @@ in
       ];
     };
 
-  "one health timer for each interval, and one process for all services of it" = {
-    expr = lib.mapAttrs (_: lines "ExecStart") (
-      lib.mapAttrs (_: unit: unit.text) (
-        lib.filterAttrs (name: _: lib.hasPrefix "aistack-health-" name && lib.hasSuffix ".service" name) own
-      )
-    );
-    expected = {
-      "aistack-health-5.service" = [ "${hook} health 5" ];
-      "aistack-health-30.service" = [ "${hook} health 30" ];
+  "one health timer for each interval, and one process for all services of it" =
+    let
+      checked = app // {
+        health = {
+          kind = "http";
+          interval = 5;
+        };
+      };
+      config = light {
+        services = {
+          a = app // {
+            health.kind = "http";
+          };
+          b = checked;
+          c = checked;
+        };
+      };
+      health = lib.filterAttrs (name: _: lib.hasPrefix "aistack-health-" name);
+    in
+    {
+      expr = {
+        commands = lib.mapAttrs (_: unit: unit.serviceConfig.ExecStart) (health config.systemd.services);
+        timers = lib.attrNames (health config.systemd.timers);
+      };
+      expected = {
+        commands = {
+          aistack-health-5 = "${hook} health 5";
+          aistack-health-30 = "${hook} health 30";
+        };
+        timers = [
+          "aistack-health-30"
+          "aistack-health-5"
+        ];
+      };
     };
-  };
 
   "a health timer is of the target, counts on the clock that nobody sets, and makes up for nothing" =
     {
