@@ -125,7 +125,7 @@ def reset_timer(timer: str) -> None:
 
 
 def give_health_timer(seconds: int) -> None:
-    """A health timer for services of an interval that the stack has none for, until the next boot; it does not run yet."""
+    """A health timer for services of an interval that the stack has none for, until the next boot; not started."""
     for kind in ("service", "timer"):
         path = machine.succeed(f"systemctl show --property FragmentPath --value aistack-health-30.{kind}").strip()
         edit = f"s/ health 30$/ health {seconds}/; s/=30s$/={seconds}s/"
