@@ -212,3 +212,54 @@ def wait_for_journal(since: str, text: str, timeout: int = 60) -> str:
         assert time.monotonic() < deadline, f"{text!r} is not in the journal after {timeout} s:\n{found[-4000:]}"
         time.sleep(0.2)
     return found
+
+
+def derive(services: dict[str, dict[str, Any]], options: str = "") -> str:
+    """More services, made on the machine from the app as Nix rendered it: its unit, its scripts and its entry in the
+    manifest, with another name in each of them and what `services` says of the entry. They publish no port.
+
+    `options` are more options of `podman run`. Until the next boot all units read the manifest that comes out; returns
+    AISTACK_MANIFEST=… for a command line. Nothing is started, and the stack's own services stay.
+    """
+    entries: dict[str, dict[str, Any]] = {}
+    for name, differs in services.items():
+        own: dict[str, Any] = {
+            "container": f"aistack-{name}",
+            "unit": unit(name),
+            "publish": [],
+            "dependsOn": [],
+            "secrets": [],
+        }
+        own["image"] = {"live": f"localhost/aistack/{name}:live", **differs.get("image", {})}
+        entries[name] = {**own, **{key: value for key, value in differs.items() if key != "image"}}
+    folder = "/var/lib/derived"
+    order = {name: " ".join(unit(other) for other in entry["dependsOn"]) for name, entry in entries.items()}
+    rows = "".join(f"{name} {units}\n" for name, units in order.items())
+    add = ".services.app as $app | .services += ($new[0] | map_values(. as $own | $app * $own))"
+    machine.succeed(
+        f"mkdir -p {folder}; cat > {folder}/services.json <<'EOF'\n{json.dumps(entries)}\nEOF",
+        f"cat > {folder}/rows <<'EOF'\n{rows}EOF",
+        f"jq --slurpfile new {folder}/services.json '{add}' /etc/aistack/stack.json > {folder}/stack.json",
+        f"""
+        cd /run/systemd/system
+        rendered=$(systemctl show --property FragmentPath --value {unit("app")})
+        scripts=$(sed -nE 's/^Exec[A-Za-z]+=([^ ]*podman-aistack-app[^ ]*).*/\\1/p' "$rendered")
+        while read -r name order; do
+          target=podman-aistack-$name.service
+          needs="After=aistack-network.service $order\\nWants=aistack-network.service $order"
+          mkdir -p {folder}/$name
+          cp --no-preserve=mode "$rendered" $target
+          for script in $scripts; do
+            step=$(basename $script); step={folder}/$name/${{step#podman-aistack-app-}}
+            sed -E '/^ *-p /d; s#^ *localhost/aistack/app:live#  {options} &#; s/\\bapp\\b/'$name'/g' $script > $step
+            chmod 0755 $step
+            sed -i "s#$script#$step#" $target
+          done
+          sed -i -E '/^(After|Wants)=/d; s/\\bapp\\b/'$name'/g; s/^\\[Unit\\]$/&\\n'"$needs/" $target
+          mkdir -p aistack.target.wants; ln -sf ../$target aistack.target.wants/
+        done < {folder}/rows
+        """,
+    )
+    setting = f"AISTACK_MANIFEST={folder}/stack.json"
+    use_manifest(setting)
+    return setting
