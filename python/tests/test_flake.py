@@ -163,7 +163,8 @@ def test_every_scenario_is_a_vm_test_of_the_reference_stack(seen: dict[str, Any]
     test = seen["tests"][f"vm-{name}"]
     assert test["name"] == f"vm-test-run-aistack-{name}"
     assert (ROOT / f"tests/nixos/{name}.py").read_text(encoding="utf-8") in test["testScript"]
-    assert test["testScript"].index((ROOT / "tests/nixos/_prelude.py").read_text(encoding="utf-8")) == 0
+    assert test["testScript"].startswith((ROOT / "tests/nixos/_prelude.py").read_text(encoding="utf-8"))
+    assert test["testScript"].endswith((ROOT / "tests/nixos/_epilogue.py").read_text(encoding="utf-8"))
     units = test["nodes"]["machine"]
     for service in SERVICES:
         text = units[f"podman-aistack-{service}.service"]["text"]

@@ -190,7 +190,9 @@ def test_a_bad_release_goes_back_and_its_dependents_come_back(stack: hookhost.Ho
     assert bad.reason == "was ready and ended again within its probation (exit-code)"
     changing = [call for call in stack.calls("systemctl") if " show " not in call]
     units = "podman-aistack-web.service podman-aistack-edge.service"
-    assert changing == [RESET, RESTART, f"systemctl reset-failed {units}", f"systemctl start --no-block {units}"]
+    probation = "systemctl stop aistack-bless@app.timer"
+    revived = [f"systemctl reset-failed {units}", f"systemctl start --no-block {units}"]
+    assert changing == [probation, RESET, RESTART, *revived]
 
 
 def test_an_old_release_that_does_not_start_either_is_down(stack: hookhost.Host) -> None:
@@ -199,7 +201,8 @@ def test_an_old_release_that_does_not_start_either_is_down(stack: hookhost.Host)
     said = fail(stack, DOWN, phase="not-ready", release=2, reason="refused", decisive=True)
     assert said.startswith("app is DOWN: release 1 (")
     assert f"does not start either: systemctl restart {UNIT} failed: Job for {UNIT} failed." in said
-    assert said.endswith("see: aistack status app\n")
+    assert "; left release 2 (" in said, "nothing says which release is to blame"
+    assert said.endswith("): never ready (refused); see: aistack status app\n")
     assert stack.history() == {1: "good", 2: "bad"}
     assert stack.current().id == 1
 

@@ -23,6 +23,9 @@ TIME_LIMIT = 300.0
 PRELUDE = "_prelude.py"
 """Helpers that every script may use; read before it, here as in the NixOS driver."""
 
+EPILOGUE = "_epilogue.py"
+"""What has to hold after every script; read after it, here as in the NixOS driver."""
+
 JOURNAL_FOLLOWS = "the whole journal:"
 """The line of a log after which the guest's journal stands."""
 
@@ -96,10 +99,10 @@ def run(scenario: Scenario, guest: Guest, log: Log, deadline: Deadline, *, keep:
             machine.wait_for_unit("basic.target")
             stack.install(machine)
             known = names(machine, log)
-            for script in (paths.SCENARIOS / PRELUDE, scenario.script):
+            for script in (paths.SCENARIOS / PRELUDE, scenario.script, paths.SCENARIOS / EPILOGUE):
                 exec(compile(script.read_text(), str(script), "exec"), known)
         except BaseException as error:
-            _explain(error, machine, log, scenario.script)
+            _explain(error, machine, log, {str(scenario.script), str(paths.SCENARIOS / EPILOGUE)})
             raise
         finally:
             log.line(JOURNAL_FOLLOWS)
@@ -108,11 +111,11 @@ def run(scenario: Scenario, guest: Guest, log: Log, deadline: Deadline, *, keep:
                 guest.destroy()
 
 
-def _explain(error: BaseException, machine: Machine, log: Log, script: Path) -> None:
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(script)]
+def _explain(error: BaseException, machine: Machine, log: Log, scripts: set[str]) -> None:
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in scripts]
     for frame in own:
-        log.line(f"at {script.name}:{frame.lineno}: {frame.line}")
-        error.add_note(f"at {script.name}:{frame.lineno}: {frame.line}")
+        log.line(f"at {Path(frame.filename).name}:{frame.lineno}: {frame.line}")
+        error.add_note(f"at {Path(frame.filename).name}:{frame.lineno}: {frame.line}")
     log.line(f"{type(error).__name__}: {error}")
     if machine.booted:
         overview = "systemctl list-units --all --no-pager 'podman-aistack-*' 'aistack*'; podman ps -a"

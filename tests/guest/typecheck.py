@@ -1,4 +1,4 @@
-"""Type-check the VM tests' scripts as they run: with the driver's names and the prelude before them.
+"""Type-check the VM tests' scripts as they run: the driver's names and the prelude before, the epilogue after them.
 
 `python3 -m guest.typecheck MYPY CACHE`
 """
@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from guest import paths
-from guest.scenario import PRELUDE, discover
+from guest.scenario import EPILOGUE, PRELUDE, discover
 
 NAMES = """\
 from collections.abc import Callable
@@ -32,14 +32,13 @@ def retry(fn: Callable[[bool], bool], timeout: int = 900) -> None: ...
 def main() -> int:
     """Check every script; return mypy's exit code."""
     mypy, cache = sys.argv[1:]
-    prelude_file = paths.SCENARIOS / PRELUDE
-    prelude = prelude_file.read_text() if prelude_file.is_file() else ""
+    prelude, epilogue = ((paths.SCENARIOS / name).read_text() for name in (PRELUDE, EPILOGUE))
     offset = NAMES.count("\n") + prelude.count("\n")
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         for scenario in discover():
             file = Path(folder) / f"{scenario.name.replace('-', '_')}.py"
-            file.write_text(NAMES + prelude + scenario.script.read_text())
+            file.write_text(NAMES + prelude + scenario.script.read_text() + epilogue)
             config = paths.CHECKOUT / "tests/guest/mypy.ini"
             done = subprocess.run(
                 [

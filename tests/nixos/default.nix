@@ -1,5 +1,5 @@
-# One VM test for every <scenario>.py of this folder, which is its test script, after _prelude.py; a <scenario>.nix beside it
-# is a module of the test, where it needs more than the reference stack on one machine.
+# One VM test for every <scenario>.py of this folder, which is its test script, between _prelude.py and _epilogue.py;
+# a <scenario>.nix beside it is a module of the test, where it needs more than the reference stack on one machine.
 { lib, pkgs }:
 let
   files = lib.attrNames (builtins.readDir ./.);
@@ -21,7 +21,7 @@ let
       imports = lib.optional (lib.elem name modules) (./. + "/${name}.nix");
       name = "aistack-${name}";
       nodes.machine = ./node.nix;
-      testScript = builtins.readFile ./_prelude.py + script name;
+      testScript = builtins.readFile ./_prelude.py + script name + builtins.readFile ./_epilogue.py;
     };
 in
 lib.throwIf (alone != [ ]) "tests/nixos has modules without a test script: ${

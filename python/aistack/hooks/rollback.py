@@ -342,6 +342,8 @@ def restart_bound(manifest: Manifest, service: Service) -> float:
 def restart(manifest: Manifest, service: Service) -> str | None:
     """Restart the unit and wait for its start to end; returns what went wrong, or None."""
     try:
+        # It would be restarted with the unit, for a release that may not need it.
+        runtime.systemctl("stop", f"aistack-bless@{service.name}.timer")
         runtime.systemctl("reset-failed", service.unit)
         runtime.systemctl("restart", service.unit, timeout=restart_bound(manifest, service))
     except HookError as error:
@@ -370,15 +372,16 @@ def restore_dependents(manifest: Manifest, name: str) -> list[str]:
 
 def report(name: str, bad: Release | None, target: Release, outcome: Outcome) -> int:
     """Say in one line how a rollback ended; returns the exit code."""
-    left = f"left {bad}: {outcome.reason}" if bad is not None else "as asked"
     if outcome.serving:
+        left = f"left {bad}: {outcome.reason}" if bad is not None else "as asked"
         environment = f"; with {outcome.environment}" if outcome.environment else ""
         restored = f"; started again: {', '.join(outcome.restored)}" if outcome.restored else ""
         runtime.say(
             f"{name} ROLLED BACK to {target}, ready after {outcome.seconds:.1f} s; {left}{environment}{restored}"
         )
         return DONE
-    runtime.say(f"{name} is DOWN: {target} does not start either: {outcome.reason}; see: aistack status {name}")
+    left = f"; left {bad}: {bad.reason}" if bad is not None else ""
+    runtime.say(f"{name} is DOWN: {target} does not start either: {outcome.reason}{left}; see: aistack status {name}")
     return DOWN
 
 
