@@ -10,4 +10,10 @@ import ./assertions.nix { inherit lib; }
   timing = import ./timing.nix { inherit lib; };
   json = import ./json.nix { inherit lib; };
   publish = import ./publish.nix { inherit lib; };
+  # What the hooks need beside podman to look at the network and mend it.
+  networkTools = pkgs: [
+    pkgs.iproute2
+    pkgs.iptables
+    pkgs.nftables
+  ];
 }

@@ -1,5 +1,10 @@
 # Health timers: one for each interval there is, which asks all services of that interval in one process.
-{ config, lib, ... }:
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
 let
   cfg = config.services.aistack;
   aistack = import ../lib { inherit lib; };
@@ -48,7 +53,7 @@ in
         startLimitIntervalSec = 0;
         # A switch must not cut off a check that is under way, nor start one by itself.
         restartIfChanged = false;
-        path = [ config.virtualisation.podman.package ];
+        path = [ config.virtualisation.podman.package ] ++ aistack.networkTools pkgs;
         serviceConfig = {
           Type = "oneshot";
           ExecStart = "${cfg.hook} health ${seconds}";

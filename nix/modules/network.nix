@@ -1,9 +1,20 @@
 # The podman network that all containers share: its creation, its firewall, its repair.
-{ config, lib, ... }:
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
 let
   cfg = config.services.aistack;
   podman = "${config.virtualisation.podman.package}/bin/podman";
+  aistack = import ../lib { inherit lib; };
   inherit (lib) types;
+
+  firewalls = [
+    "firewall.service"
+    "nftables.service"
+  ];
 
   octet = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])";
   subnetPattern = "(${octet}\\.${octet}\\.${octet})\\.0/(1[6-9]|2[0-4])";
@@ -32,7 +43,7 @@ in
       description = "Address of the host in the network, where the network's DNS answers.";
     };
     interface = lib.mkOption {
-      type = types.strMatching "[a-zA-Z0-9_.-]{1,15}";
+      type = types.strMatching "[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}";
       default = "aistack0";
       example = "ai0";
       description = "Name of the bridge interface on the host.";
@@ -48,23 +59,18 @@ in
 
     systemd.services.aistack-network = {
       description = "Network ${cfg.network.name} of the local AI stack";
-      # A firewall that is loaded anew may have flushed the rules of running containers.
-      unitConfig.ReloadPropagatedFrom = "firewall.service nftables.service";
+      # A firewall that is loaded anew may flush the rules of the network: mended after that, not beside it.
+      unitConfig.ReloadPropagatedFrom = firewalls;
+      after = firewalls;
+      path = [ config.virtualisation.podman.package ] ++ aistack.networkTools pkgs;
       serviceConfig = {
         Type = "oneshot";
         RemainAfterExit = true;
-        TimeoutStartSec = 60;
+        # Another repair may have to be waited for, and this one takes several calls of podman.
+        TimeoutStartSec = 180;
         TimeoutStopSec = 60;
-        ExecStart = lib.concatStringsSep " " [
-          "${podman} network create"
-          "--ignore"
-          "--driver=bridge"
-          "--subnet=${cfg.network.subnet}"
-          "--gateway=${cfg.network.gateway}"
-          "--interface-name=${cfg.network.interface}"
-          cfg.network.name
-        ];
-        ExecReload = "${podman} network reload --all";
+        ExecStart = "${cfg.hook} network ${cfg.network.name}";
+        ExecReload = "${cfg.hook} network ${cfg.network.name}";
         # Made anew at the next start, with the settings of that time. It stays if a container that is
         # not ours is on it, and that is no failure.
         ExecStop = "-${podman} network rm ${cfg.network.name}";

@@ -1,5 +1,11 @@
 # The Python package: the command `aistack`, and the hooks that the units run.
-{ lib, python3Packages }:
+{
+  lib,
+  python3Packages,
+  iproute2,
+  iptables,
+  nftables,
+}:
 let
   version = lib.head (
     builtins.match ''.*__version__ = "([^"]+)".*'' (lib.readFile ../../python/aistack/__init__.py)
@@ -18,6 +24,18 @@ python3Packages.buildPythonApplication {
     python3Packages.click
     python3Packages.pydantic
     python3Packages.rich
+  ];
+
+  # What a repair of the network asks and changes; the host's own come first.
+  makeWrapperArgs = [
+    "--suffix"
+    "PATH"
+    ":"
+    (lib.makeBinPath [
+      iproute2
+      iptables
+      nftables
+    ])
   ];
 
   # The hook finds its package beside itself. It must not be wrapped: units run it as a Python file,

@@ -62,7 +62,7 @@ class Network(_Model):
     name: Text
     subnet: Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F.:]+/[0-9]{1,3}$")]
     gateway: Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F.:]+$")]
-    interface: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,15}$")]
+    interface: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,14}$")]
     dns: bool
 
 

@@ -68,6 +68,24 @@ def test_every_problem_of_every_service_is_shown_with_what_to_do(host: fakehost.
     assert text.count("; next: ") == sum(line.startswith("  ") for line in text.splitlines()) - text.count("secret PW")
 
 
+def test_a_missing_network_is_said_once(host: fakehost.FakeHost) -> None:
+    network = {**fakehost.manifest(host.root, {})["network"], "name": "test-net"}
+    host.declare({name: fakehost.service(name) for name in ("app", "db", "web")}, network=network)
+    with_image(host, *(f"registry.example/{name}:1" for name in ("app", "db", "web")))
+    program = host.root / "fake-programs" / "podman"
+    program.write_text(program.read_text().replace('case "$1 $2" in', 'case "$1 $2" in\n"network exists") exit 1 ;;'))
+    answer = host.run("preflight")
+    assert answer.code == 3
+    line = "network test-net: network missing: podman does not know it; next: aistack network repair"
+    assert answer.out.splitlines()[0].startswith(line)
+    assert answer.out.count("network missing") == 1
+    for name in ("app", "db", "web"):
+        assert f"\n{name}: 1 of 2 checks failed\n" in answer.out
+    document = host.run("preflight", "--json")
+    assert [checks(document, name)["network test-net"]["ok"] for name in ("app", "db", "web")] == [False] * 3
+    assert host.run("preflight", "app").out.splitlines()[1].startswith(f"  {line}")
+
+
 def test_wrong_protocol_and_silence_are_told_apart(host: fakehost.FakeHost, server: fakehost.Server) -> None:
     chatty = fakehost.Server(b"SSH-2.0-x\r\n")
     host.declare({"silent": fakehost.external(server.port, "http"), "ssh": fakehost.external(chatty.port, "redis")})

@@ -22,7 +22,7 @@ import pytest
 from aistack import __version__
 from aistack.cli.app import COMMANDS
 from aistack.errors import ExitCode
-from aistack.hooks import preflight, probe, releases
+from aistack.hooks import network, preflight, probe, releases
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -398,6 +398,12 @@ def test_the_guide_explains_every_kind_of_check() -> None:
     constants = {**vars(probe), **vars(preflight)}
     kinds = {value for name, value in constants.items() if name.isupper() and isinstance(value, str)} - {probe.READY}
     assert {row[0] for row in page(GUIDE).table("kind")} == kinds
+
+
+def test_the_guide_lists_every_fault_of_the_network_in_the_order_they_are_mended() -> None:
+    faults = {name: value for name, value in vars(network).items() if name.isupper() and isinstance(value, str)}
+    kinds = [kind for kind in faults.values() if not kind.startswith("/")]
+    assert [row[0] for row in page(GUIDE).table("fault")] == kinds
 
 
 def test_the_guide_lists_every_exit_code() -> None:

@@ -5,23 +5,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import sys
 import threading
 import time
-from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import fakehost
 import pytest
 import scripted
 
-from aistack.hooks import generation, health, main, probe, rollback, runtime
+from aistack.hooks import generation, health, main, network, probe, rollback, runtime
 from aistack.hooks.errors import HookError
 from aistack.hooks.manifest import load
+from aistack.hooks.network import Fault
 from aistack.hooks.releases import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
 UNIT = "podman-aistack-app.service"
@@ -98,13 +97,6 @@ class Stack:
         return [call for call in self.host.calls() if call.startswith("systemctl ") and " show " not in call]
 
 
-def network(faults: Sequence[SimpleNamespace] = (), repair: Callable[..., list[str]] = lambda *_: []) -> ModuleType:
-    """Return a stand-in for the module that looks after the network: what it finds, how it mends that."""
-    module = ModuleType("aistack.hooks.network")
-    vars(module).update(check=lambda _: list(faults), repair=repair, GHOST="ghost container")
-    return module
-
-
 @pytest.fixture
 def stack(host: fakehost.FakeHost, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
     """The stack, up, with a good release of the app."""
@@ -113,7 +105,7 @@ def stack(host: fakehost.FakeHost, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setattr("time.time", clock.time)
     monkeypatch.setattr(rollback, "_DEPENDENCY_GRACE", 0.1)
     monkeypatch.setattr(probe, "resolve", lambda name, _: ["127.0.0.1"] if name in ("app", "redis") else [])
-    monkeypatch.setitem(sys.modules, "aistack.hooks.network", network())
+    monkeypatch.setattr(network, "check", lambda _: [])
     units = host.root / "run-systemd-units"
     units.mkdir()
     (units / f"invocation:{UNIT}").symlink_to("an-invocation")
@@ -379,22 +371,24 @@ def test_a_name_server_that_fails_is_no_releases_fault(stack: Stack, monkeypatch
 
 def test_the_network_is_mended_before_anything_is_restarted(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     stack.declare(healing=True)
-    fault = SimpleNamespace(kind="stale name", container="aistack-app")
+    fault = Fault(network.NAME_STALE, "name app", "is another's", container="aistack-app")
     others = [
-        SimpleNamespace(kind="stale name", container="aistack-redis"),
-        SimpleNamespace(kind="ghost container", container="aistack-app"),
+        Fault(network.NAME_STALE, "name redis", "is another's", container="aistack-redis"),
+        Fault(network.GHOST, "container aistack-app", "left over", container="aistack-app"),
     ]
-    mended: list[SimpleNamespace] = []
+    mended: list[Fault] = []
 
-    def repair(_: object, faults: list[SimpleNamespace]) -> list[str]:
+    def repair(_: object, faults: list[Fault]) -> list[Fault]:
         mended.extend(faults)
-        return ["set up again: aistack-app"]
+        fault.mended = "set up again"
+        return faults
 
-    monkeypatch.setitem(sys.modules, "aistack.hooks.network", network([fault, *others], repair))
+    monkeypatch.setattr(network, "check", lambda _: [fault, *others])
+    monkeypatch.setattr(network, "repair", repair)
     stack.answer = BROKEN
     said = stack.tick(3)
     assert mended == [fault]
-    assert "its network was to blame, and was mended: set up again: aistack-app" in said
+    assert "its network was to blame: name app: stale name: is another's: set up again" in said
     assert stack.acted() == []
     # It did not help: the next time it is restarted, whatever the network looks like.
     stack.tick(3)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 HOOK = Path(__file__).parents[1] / "aistack-hook"
-OF_A_SERVICE = [verb for verb in VERBS if verb != "health"]
+OF_A_SERVICE = [verb for verb in VERBS if verb not in {"health", "network"}]
 HOSTILE = ["", "-rf", "../etc", "a\nb", "\x1b[2J", "\x1b]0;title\x07", "redis; rm -rf /", "x" * 100_000, "\u202eevil"]
 
 
@@ -61,7 +61,8 @@ def one_line(said: str) -> bool:
     ],
 )
 def test_bad_usage(run: Callable[..., tuple[int, str]], arguments: list[str]) -> None:
-    usage = "usage: aistack-hook start-pre|await-ready|health|rollback|bless|retry SERVICE (health: SECONDS)\n"
+    verbs = "start-pre|await-ready|health|network|rollback|bless|retry"
+    usage = f"usage: aistack-hook {verbs} SERVICE (health: SECONDS, network: NETWORK)\n"
     assert run(*arguments) == (INVALID, usage)
 
 
@@ -100,6 +101,16 @@ def test_a_health_check_ends_well_whatever_it_is_asked(run: Callable[..., tuple[
     assert code == DONE
     assert one_line(said)
     assert said.endswith(" is no number of seconds\n")
+    assert len(said) < 1000
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_another_network_than_the_manifests_is_one_line(run: Callable[..., tuple[int, str]], name: str) -> None:
+    code, said = run("network", name)
+    assert code == INVALID
+    assert one_line(said)
+    assert said.startswith("aistack: the network is called local-ai in ")
+    assert said.endswith("; install units and manifest from the same rendering\n")
     assert len(said) < 1000
 
 

@@ -25,8 +25,6 @@ Place = tuple[str | int, ...]
 # What the hooks leave to the command line's complete check: they use none of it.
 UNUSED = {
     ("network", "dns"),
-    ("network", "interface"),
-    ("network", "subnet"),
     ("rollback", "policy"),
     *(
         ("services", name, *place)
@@ -225,6 +223,11 @@ def test_a_wrong_value_never_surprises_a_start(
     ("place", "bad", "words"),
     [
         (("network",), [], "network is not an object"),
+        (("network", "name"), "../net", "network.name is not a name of letters, digits, dots, dashes and underscores"),
+        (("network", "interface"), "-rf", "network.interface is not a name of letters"),
+        (("network", "subnet"), "10.89.100/24", "network.subnet is not a subnet of IPv4"),
+        (("network", "subnet"), "10.89.100.0/33", "network.subnet is not a subnet of IPv4"),
+        (("network", "subnet"), "10.89.256.0/24", "network.subnet is not a subnet of IPv4"),
         (("startup", "dependencyCheck"), "yes", "startup.dependencyCheck is not true or false"),
         (("startup", "timeoutSeconds"), "30", "startup.timeoutSeconds is not a number of seconds"),
         (("rollback", "retain"), True, "rollback.retain is not a whole number"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import hookhost
 import pytest
 import scripted
 
-from aistack.hooks import preflight, probe
+from aistack.hooks import preflight, probe, runtime
 from aistack.hooks.errors import HookError
 from aistack.hooks.manifest import load
 from aistack.hooks.preflight import (
@@ -25,6 +26,7 @@ from aistack.hooks.preflight import (
     DISK_FULL,
     FILE_MISSING,
     FILE_UNREADABLE,
+    NETWORK_DIFFERS,
     NETWORK_MISSING,
     PORT_TAKEN,
     SECRET_MISSING,
@@ -585,6 +587,42 @@ def test_a_network_that_cannot_be_asked_for(stack: hookhost.Host, monkeypatch: p
     found, _ = check(stack.declare(fakehost.service("app")))
     assert found["network test-net"].kind == NETWORK_MISSING
     assert "podman is not installed" in found["network test-net"].detail
+    assert found["network test-net"].fix == "aistack network repair; journalctl -u aistack-network -n 50"
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "words"),
+    [
+        ("{}", READY, "exists"),
+        (
+            '{"subnets": [{"subnet": "10.1.0.0/24"}]}',
+            NETWORK_DIFFERS,
+            "subnet is 10.1.0.0/24, declared is 10.89.100.0/24",
+        ),
+        ('{"network_interface": "podman1"}', NETWORK_DIFFERS, "interface is podman1, declared is aistack0"),
+        ('{"network_interface', NETWORK_DIFFERS, "its definition is damaged"),
+    ],
+)
+def test_a_network_of_that_name_that_is_not_the_stacks(
+    stack: hookhost.Host, monkeypatch: pytest.MonkeyPatch, content: str, kind: str, words: str
+) -> None:
+    monkeypatch.setattr(runtime, "NETWORKS", str(stack.root))
+    gateway = stack.name_server
+    whole = {
+        "driver": "bridge",
+        "network_interface": "aistack0",
+        "subnets": [{"subnet": "10.89.100.0/24", "gateway": gateway}],
+        "dns_enabled": True,
+    }
+    path = stack.root / "test-net.json"
+    with contextlib.suppress(ValueError):
+        content = json.dumps({**whole, **json.loads(content)})
+    path.write_text(content)
+    found, _ = check(stack.declare(fakehost.service("app")))
+    assert found["network test-net"].kind == kind
+    assert words in found["network test-net"].detail
+    # Nobody was asked: this is on the way of every start.
+    assert stack.calls("podman") == []
 
 
 # --- ports -----------------------------------------------------------------------------------------------------------

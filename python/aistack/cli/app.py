@@ -31,6 +31,7 @@ COMMANDS = {
     "health": "Show what the health checks found, when, and what follows.",
     "preflight": "Run every check of a start now, without starting anything.",
     "releases": "Show the releases of each service and what became of them.",
+    "network": "Look for what is wrong with the stack's network, and mend it.",
     "rollback": "Go back to an earlier release of a service.",
     "env": "Show the environment, and override it while the stack runs.",
     "schema": "Print the JSON Schema of the manifest, or check a manifest.",

@@ -127,6 +127,9 @@ def _data(service: Service, checks: Sequence[Check]) -> dict[str, Any]:
 
 
 def _show(services: Sequence[Service], found: dict[str, list[Check]]) -> None:
+    shared = _shared(found)
+    for line in shared:
+        output.line(line)
     for service in services:
         checks = found[service.name]
         failed = [check for check in checks if not check.ok]
@@ -134,8 +137,16 @@ def _show(services: Sequence[Service], found: dict[str, list[Check]]) -> None:
             output.line(f"{service.name}: ok ({len(checks)} checks)")
             continue
         output.line(f"{service.name}: {len(failed)} of {len(checks)} checks failed")
-        for check in failed:
-            output.indented(_line(check), 2)
+        for line in map(_line, failed):
+            if line not in shared:
+                output.indented(line, 2)
+
+
+def _shared(found: dict[str, list[Check]]) -> list[str]:
+    """Return what is wrong with the network that all services are on: said once, not once for each of them."""
+    kinds = {preflight.NETWORK_MISSING, preflight.NETWORK_DIFFERS}
+    lines = [_line(check) for checks in found.values() for check in checks if check.kind in kinds]
+    return list(dict.fromkeys(line for line in lines if lines.count(line) > 1))
 
 
 def _line(check: Check) -> str:

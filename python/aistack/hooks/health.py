@@ -334,12 +334,8 @@ def _healing(manifest: Manifest, record: dict[str, Any]) -> tuple[str, str]:
 
 def _mend_network(manifest: Manifest, service: Service) -> str | None:
     """Mend what is wrong with the network for this service; returns what was done, None if there was nothing to do."""
-    from importlib import import_module
+    from aistack.hooks import network
 
-    try:
-        network: Any = import_module("aistack.hooks.network")
-    except ModuleNotFoundError:
-        return None
     try:
         concern = ("", service.container)
         faults = [f for f in network.check(manifest) if f.kind != network.GHOST and f.container in concern]
@@ -347,7 +343,7 @@ def _mend_network(manifest: Manifest, service: Service) -> str | None:
     except HookError as error:
         runtime.say(f"{service.name}: its network could not be looked after: {error}")
         return None
-    return f"its network was to blame, and was mended: {'; '.join(done)}" if done else None
+    return f"its network was to blame: {'; '.join(fault.mended_line() for fault in done)}" if done else None
 
 
 # --- records ---------------------------------------------------------------------------------------------------------

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from aistack.hooks.manifest import Manifest
 
-VERBS = ("start-pre", "await-ready", "health", "rollback", "bless", "retry")
+VERBS = ("start-pre", "await-ready", "health", "network", "rollback", "bless", "retry")
 INTERRUPTED = 130  # as a shell counts SIGINT
 _LONGEST_LINE = 4000  # characters; long enough for the names of every service of a large stack
-USAGE = f"usage: aistack-hook {'|'.join(VERBS)} SERVICE (health: SECONDS)"
+USAGE = f"usage: aistack-hook {'|'.join(VERBS)} SERVICE (health: SECONDS, network: NETWORK)"
 
 
 def main(arguments: list[str]) -> int:
@@ -63,6 +63,10 @@ def _verb(name: str) -> Callable[[Manifest, str], int]:
         from aistack.hooks.health import health
 
         return health
+    if name == "network":
+        from aistack.hooks.network import up
+
+        return up
     from aistack.hooks import rollback
 
     return {"rollback": rollback.on_failure, "bless": rollback.bless, "retry": rollback.retry}[name]

@@ -21,6 +21,7 @@ DEFAULT_PATH = "/etc/aistack/stack.json"
 
 _LARGEST = 2**53 - 1  # the largest whole number that every reader of JSON takes for the same (RFC 8259, section 6)
 _LONGEST = 10.0**9  # seconds; longer times overflow a socket's timeout
+_MARKS = str.maketrans("", "", "._-")  # what a name may have beside letters and digits
 
 
 def _text(value: Any) -> bool:
@@ -48,6 +49,19 @@ def _label(value: Any) -> bool:
 
 def _key(value: Any) -> bool:
     return isinstance(value, str) and value.isascii() and value.isidentifier()
+
+
+def _name(value: Any) -> bool:
+    plain = isinstance(value, str) and value.isascii() and value.translate(_MARKS).isalnum()
+    return plain and value[0] not in "._-"
+
+
+def _subnet(value: Any) -> bool:
+    base, _, length = value.partition("/") if isinstance(value, str) else ("", "", "")
+    parts = base.split(".")
+    numbers = [*parts, length]
+    digits = len(parts) == 4 and all(n.isascii() and n.isdigit() and len(n) <= 3 for n in numbers)
+    return digits and all(int(part) < 256 for part in parts) and int(length) <= 32
 
 
 def _user(value: Any) -> bool:
@@ -86,6 +100,8 @@ _WORDS = {
     _path: "an absolute path",
     _label: "a name of lower-case letters, digits and dashes",
     _key: "a name of letters, digits and underscores",
+    _name: "a name of letters, digits, dots, dashes and underscores",
+    _subnet: "a subnet of IPv4",
     _user: "a numeric user, or user:group",
     _flag: "true or false",
     _count: "a whole number",
@@ -148,7 +164,7 @@ _MANIFEST = {
     "stateDir": _path,
     "runtimeDir": _path,
     "envFile": _path,
-    "network": {"name": _line, "gateway": _line},
+    "network": {"name": _name, "subnet": _subnet, "gateway": _line, "interface": _name},
     "startup": {"dependencyCheck": _flag, "timeoutSeconds": _seconds},
     "selfHealing": {
         "enable": _flag,
@@ -377,6 +393,7 @@ class Manifest:
         "environment_options",
         "gateway",
         "healing",
+        "interface",
         "network",
         "overridable",
         "overrides",
@@ -390,6 +407,7 @@ class Manifest:
         "services",
         "startup_timeout",
         "state_dir",
+        "subnet",
     )
 
     def __init__(self, raw: dict[str, Any], path: str) -> None:
@@ -397,7 +415,9 @@ class Manifest:
         self.state_dir: str = raw["stateDir"]
         self.runtime_dir: str = raw["runtimeDir"]
         self.network: str = raw["network"]["name"]
+        self.subnet: str = raw["network"]["subnet"]
         self.gateway: str = raw["network"]["gateway"]
+        self.interface: str = raw["network"]["interface"]
         self.dependency_check: bool = raw["startup"]["dependencyCheck"]
         self.startup_timeout: float = raw["startup"]["timeoutSeconds"]
         self.self_healing: bool = raw["selfHealing"]["enable"]

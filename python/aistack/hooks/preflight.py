@@ -30,6 +30,7 @@ DEVICE_MISSING = "device missing"
 SECRET_MISSING = "secret missing"
 IMAGE_MISSING = "image missing"
 NETWORK_MISSING = "network missing"
+NETWORK_DIFFERS = "network differs"
 
 _MEBIBYTE = 1024 * 1024
 _LOOK_AGAIN = 2.0  # seconds until a unit that was on its way is looked at again: it may have given up meanwhile
@@ -213,22 +214,36 @@ def _advice(service: Service, result: probe.Result) -> str:
 
 
 def _network(manifest: Manifest) -> Check:
-    subject = f"network {manifest.network}"
-    # Where netavark keeps the networks of root (containers.conf(5), network_config_dir); asking podman costs 40 ms.
-    if os.path.exists(f"/etc/containers/networks/{manifest.network}.json"):
-        return Check(subject, probe.READY, "exists")
     from aistack.hooks import runtime
 
+    subject = f"network {manifest.network}"
+    # Asking podman costs 40 ms, and reading its file for more than these two costs an import.
+    path = os.path.join(runtime.NETWORKS, f"{manifest.network}.json")
+    known = _text_of(path)
+    if f'"{manifest.subnet}"' in known and f'"{manifest.interface}"' in known:
+        return Check(subject, probe.READY, "exists")
+    fix = "aistack network repair; journalctl -u aistack-network -n 50"
+    if known:
+        from aistack.hooks import network
+
+        definition = network.read_json(path)
+        other = ["its definition is damaged"] if definition is None else network.differences(manifest, definition)
+        return Check(subject, NETWORK_DIFFERS if other else probe.READY, "; ".join(other) or "exists", fix=fix)
     try:
         code, _, errors = runtime.run(["podman", "network", "exists", manifest.network], runtime.PODMAN_TIMEOUT)
     except HookError as error:
         code, errors = -1, str(error)
     if code == 0:
         return Check(subject, probe.READY, "exists")
-    detail = printable(errors) or "podman does not know it"
-    return Check(
-        subject, NETWORK_MISSING, detail, fix="systemctl restart aistack-network; journalctl -u aistack-network"
-    )
+    return Check(subject, NETWORK_MISSING, printable(errors) or "podman does not know it", fix=fix)
+
+
+def _text_of(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
 
 
 def _file(service: Service, path: str, what: str) -> Check:

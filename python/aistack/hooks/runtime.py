@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from aistack.hooks.manifest import Manifest, Service
 
+NETWORKS = "/etc/containers/networks"  # network_config_dir of containers.conf(5), for containers of root
 PODMAN_TIMEOUT = 60.0  # seconds for a podman call that moves no image
 SYSTEMCTL_TIMEOUT = 30.0  # seconds for a systemctl call that waits for no job
 _LAST_WORDS = 5.0  # seconds for a program to end by itself when nobody reads any more what it writes

@@ -7,6 +7,8 @@
   lines,
   words,
   plain,
+  pkgs,
+  aistack,
   ...
 }:
 let
@@ -414,27 +416,60 @@ in
     ];
   };
 
-  "the network" = {
-    expr = lines "ExecStart" (text "aistack-network.service");
-    expected = [
-      "/usr/bin/podman network create --ignore --driver=bridge --subnet=10.89.100.0/24 --gateway=10.89.100.1 --interface-name=aistack0 local-ai"
-    ];
-  };
-
-  "the network stays when its unit has run, and survives a reload of the firewall" = {
+  "the network's unit lets the hook make it, or mend it, and again after a reload of the firewall" = {
     expr = map (key: lines key (text "aistack-network.service")) [
       "Type"
       "RemainAfterExit"
-      "ReloadPropagatedFrom"
+      "ExecStart"
       "ExecReload"
+      "ExecStop"
     ];
     expected = [
       [ "oneshot" ]
       [ "true" ]
-      [ "firewall.service nftables.service" ]
-      [ "/usr/bin/podman network reload --all" ]
+      [ "${hook} network local-ai" ]
+      [ "${hook} network local-ai" ]
+      [ "-/usr/bin/podman network rm local-ai" ]
     ];
   };
+
+  "it follows the firewall: its reload is passed on, and waited for" = {
+    expr = map (key: lines key (text "aistack-network.service")) [
+      "ReloadPropagatedFrom"
+      "After"
+    ];
+    expected = [
+      [
+        "firewall.service"
+        "nftables.service"
+      ]
+      [ "firewall.service nftables.service" ]
+    ];
+  };
+
+  "it has time for a repair that waits for another one" = {
+    expr = lines "TimeoutStartSec" (text "aistack-network.service");
+    expected = [ "180" ];
+  };
+
+  "whatever mends the network has the programs for it" =
+    let
+      menders = lib.filterAttrs (
+        name: _: name == "aistack-network" || lib.hasPrefix "aistack-health-" name
+      ) reference.systemd.services;
+      tools = [ pkgs.podman ] ++ aistack.networkTools pkgs;
+      has = service: lib.all (tool: lib.elem tool service.path) tools;
+    in
+    {
+      expr = [
+        (lib.length (lib.attrNames menders) >= 2)
+        (lib.all has (lib.attrValues menders))
+      ];
+      expected = [
+        true
+        true
+      ];
+    };
 
   "another network: the gateway, the interface and the firewall follow" =
     let
