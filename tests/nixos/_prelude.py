@@ -78,6 +78,34 @@ def hook() -> str:
     return found.removeprefix("argv[]=").rpartition(" start-pre ")[0]
 
 
+def running_units() -> dict[str, str]:
+    """The invocation of each service's unit, in one call."""
+    units = " ".join(unit(service) for service in SERVICES)
+    found = machine.succeed(f"systemctl show --property InvocationID --value {units}").split()
+    return dict(zip(SERVICES, found, strict=True))
+
+
+def network_is_well(running: dict[str, str]) -> None:
+    """Everything finds everything, the published port answers, and no unit was started anew since `running`."""
+    ports = [("postgres", 5432), ("redis", 6379), ("qdrant", 6333), ("llama-cpp", 8080)]
+    ask = f"import socket; [socket.create_connection(place, 10).close() for place in {ports}]"
+    machine.succeed(
+        # As the hooks on the host ask for names, as a container does, and from outside.
+        "aistack network check",
+        f'podman exec aistack-app python3 -c "{ask}"',
+        "curl --fail --silent --max-time 10 http://127.0.0.1:8000/ready",
+    )
+    assert running_units() == running
+
+
+def mend_network(running: dict[str, str], *kinds: str) -> list[str]:
+    """A repair finds faults of exactly these kinds and mends them all without a restart; returns what it did."""
+    document = json.loads(machine.succeed("aistack network repair --json"))
+    assert {fault["kind"] for fault in document["mended"]} == set(kinds), document
+    network_is_well(running)
+    return [fault["mended"] for fault in document["mended"]]
+
+
 def start_stack() -> None:
     """Start everything and wait until it is ready. The target itself does not wait for its members."""
     machine.succeed("systemctl start aistack.target")

@@ -243,7 +243,7 @@ with subtest("network missing"):
         "printf '[Service]\\nExecStart=\\nExecStart=/bin/sh -c \"exit 1\"\\n' "
         "> /run/systemd/system/aistack-network.service.d/broken.conf; systemctl daemon-reload"
     )
-    fix = "journalctl -u aistack-network"
+    fix = "aistack network repair; journalctl -u aistack-network -n 50"
     expect("redis", "network local-ai", "network missing", permanent=True, fix=fix)
     refuses("redis", "  network local-ai: network missing: ")
     machine.succeed("rm /run/systemd/system/aistack-network.service.d/broken.conf; systemctl daemon-reload")
