@@ -75,6 +75,7 @@ def test_the_addresses_of_each_container(folder: Path) -> None:
         b"10.89.100.1\ngarbage\n",
         b"10.89.100.1\n" + FIRST[:60].encode() + b" 10.89.100.2  redis\n",
         b"x\n\n",
+        f"10.89.100.1\n{FIRST}\n".encode(),
     ],
 )
 def test_a_damaged_file_is_told_from_an_empty_one(folder: Path, content: bytes) -> None:
@@ -169,8 +170,10 @@ def test_a_lock_that_netavark_does_not_let_go_of_is_not_waited_for_for_ever(
     monkeypatch.setattr(aardvark, "_LOCK_WAIT", 0.2)
     with (folder.parent / "aardvark.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        began = time.monotonic()
         with pytest.raises(HookError, match=r"netavark has not ended for 0\.2 s: fuser -v .*aardvark\.lock") as caught:
             aardvark.forget("local-ai", {FIRST})
+    assert time.monotonic() - began < 30
     assert caught.value.code == LOCK_HELD
     assert (folder / "local-ai").read_text() == FILE
     aardvark.forget("local-ai", {FIRST})

@@ -186,6 +186,13 @@ def test_where_no_hook_leads_to_a_ports_rule_it_is_lost(kernel: Kernel, driver: 
     assert not any(target.leads_to(*APP) for target in rules.targets)
 
 
+def test_a_chain_without_a_policy_is_no_hook_of_the_kernel(kernel: Kernel) -> None:
+    # Nothing jumps to it, so whatever its name is, nobody comes by.
+    chains = ":forward - [0:0]\n:postrouting - [0:0]\n-A forward -s 10.89.100.0/24 -j ACCEPT\n"
+    rules = kernel.has("iptables", f"*filter\n{chains}-A postrouting -s 10.89.100.0/24 -j ACCEPT\n")
+    assert not rules.has(SUBNET)
+
+
 @pytest.mark.parametrize("driver", ["nftables", "iptables"])
 def test_flushed(kernel: Kernel, driver: str) -> None:
     rules = kernel.has(driver, "")

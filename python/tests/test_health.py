@@ -395,6 +395,23 @@ def test_the_network_is_mended_before_anything_is_restarted(stack: Stack, monkey
     assert stack.acted()[-1] == RESTART
 
 
+def test_what_another_services_turn_mended_restarts_nothing(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack.declare(healing=True)
+    known = ["redis"]
+    monkeypatch.setattr(probe, "resolve", lambda name, _: ["127.0.0.1"] if name in known else [])
+
+    def mended_meanwhile(_: object) -> list[Fault]:
+        known.append("app")
+        return []
+
+    monkeypatch.setattr(network, "check", mended_meanwhile)
+    said = stack.tick(3)
+    assert stack.acted() == []
+    assert "the network was to blame, and was mended meanwhile" in said
+    assert stack.record()["action"] == "repair"
+    assert "app is healthy again" in stack.tick()
+
+
 # --- in probation ----------------------------------------------------------------------------------------------------
 
 

@@ -253,6 +253,10 @@ def _act(manifest: Manifest, one: _Watched, record: dict[str, Any], found: dict[
     if action == REPAIR:
         # Once for each failing: a network that is mended again and again must not keep the service from its restart.
         mended = _mend_network(manifest, service) if record["action"] != REPAIR else None
+        if mended is None and _is_the_networks(manifest, one.result):
+            # The turn of another service of this tick, or another repair, may have mended it since it was asked.
+            _ask(manifest, one)
+            mended = "the network was to blame, and was mended meanwhile" if one.result.ok else None
         action, note = (REPAIR, mended) if mended else _healing(manifest, record)
     known = (record.get("action"), record.get("note")) == (action, note)
     # Counted anew: what is left alone is judged again after as many failures, not at each tick.
