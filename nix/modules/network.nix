@@ -62,6 +62,10 @@ in
       # A firewall that is loaded anew may flush the rules of the network: mended after that, not beside it.
       unitConfig.ReloadPropagatedFrom = firewalls;
       after = firewalls;
+      # The hook reads these from the manifest, so that the unit itself does not change with them.
+      restartTriggers = [
+        (builtins.hashString "sha256" (builtins.toJSON cfg.manifest.network))
+      ];
       path = [ config.virtualisation.podman.package ] ++ aistack.networkTools pkgs;
       serviceConfig = {
         Type = "oneshot";

@@ -447,6 +447,25 @@ in
     ];
   };
 
+  "a switch to another network restarts its unit, and a switch to the same one does not" =
+    let
+      triggers = network: (light { inherit network; }).systemd.services.aistack-network.restartTriggers;
+    in
+    {
+      expr = map (network: triggers network == triggers { }) [
+        { name = "local-ai"; }
+        { name = "lab"; }
+        { subnet = "10.200.0.0/24"; }
+        { interface = "ai0"; }
+      ];
+      expected = [
+        true
+        false
+        false
+        false
+      ];
+    };
+
   "it has time for a repair that waits for another one" = {
     expr = lines "TimeoutStartSec" (text "aistack-network.service");
     expected = [ "180" ];
