@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-RUNS = 40
+RUNS = 30
 PYTHON = "/usr/bin/python3"
 HOOK = [PYTHON, "-I", "-S", "/usr/lib/aistack/aistack-hook"]
 
