@@ -71,6 +71,14 @@ def reset_manifest() -> None:
     machine.succeed("rm -f /run/systemd/system/*aistack-.service.d/manifest.conf; systemctl daemon-reload")
 
 
+def put_manifest(changed: dict[str, Any]) -> None:
+    """Let everything read another manifest, the command line too; until the next boot. May be called again."""
+    write_manifest(changed, "/run/scenario-stack.json")
+    place = machine.succeed("readlink --canonicalize /etc/aistack/stack.json").strip()
+    if machine.execute(f"mountpoint --quiet {place}")[0] != 0:
+        machine.succeed(f"mount --bind /run/scenario-stack.json {place}")
+
+
 def hook() -> str:
     """The program that the units call, as a command line that a verb and a service follow."""
     shown = machine.succeed(f"systemctl show --property ExecStartPre {unit('app')}")

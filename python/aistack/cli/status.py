@@ -137,8 +137,8 @@ def _release_data(release: Release | None) -> dict[str, Any] | None:
 def command(*, services: tuple[str, ...], as_json: bool) -> int:
     """Show what serves, what does not, and why.
 
-    Exit code 0 if every service serves, 3 if some only start or wait for a dependency, 8 if one is
-    down or fails its health checks. Reasons and releases are root's to read; the states are anybody's.
+    Exit code 0 if every service serves, 3 if some only start or wait for a dependency, or one that runs
+    elsewhere does not answer, 8 if one is down or fails its health checks. Reasons and releases are root's to read; the states are anybody's.
     """
     manifest = load()
     wanted = stack.chosen(manifest, services)
@@ -180,9 +180,11 @@ def exit_code(rows: Sequence[Row], problems: Sequence[str]) -> ExitCode:
     """Return what a command that shows these rows ends with."""
     states = {row.state for row in rows}
     degraded = [row for row in rows if row.state == DEGRADED]
-    if states & DOWN or not all(row.blames_another for row in degraded):
+    # What runs elsewhere is not down here: it is missing, and whoever needs it suffers.
+    down = any(row.state in DOWN and row.external is None for row in rows)
+    if down or not all(row.blames_another for row in degraded):
         return ExitCode.DOWN
-    if states & NOT_YET or degraded:
+    if states & (NOT_YET | DOWN) or degraded:
         return ExitCode.DEPENDENCY_MISSING
     return ExitCode.UNEXPECTED if problems else ExitCode.DONE
 
