@@ -127,6 +127,7 @@ in
           backoffSeconds
           ;
       };
+      secretRotation = { inherit (cfg.secretRotation) enable; };
       rollback = { inherit (cfg.rollback) policy retain probationSeconds; };
       environment = lib.mergeAttrsList (map (section: section.values) cfg.sections);
       environmentOptions = lib.mapAttrs (_: key: key.option) keys;

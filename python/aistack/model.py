@@ -82,6 +82,12 @@ class SelfHealing(_Model):
     backoff_seconds: SecondsOrZero
 
 
+class SecretRotation(_Model):
+    """Whether what uses a secret follows when its file changes."""
+
+    enable: bool
+
+
 class Rollback(_Model):
     """When a release is proven, and how many proven ones keep their images."""
 
@@ -249,6 +255,7 @@ class Manifest(_Model):
     network: Network
     startup: Startup
     self_healing: SelfHealing
+    secret_rotation: SecretRotation
     rollback: Rollback
     environment: dict[EnvKey, EnvValue]
     environment_options: dict[EnvKey, Text]

@@ -149,6 +149,7 @@ def manifest(root: Path, services: Document) -> Document:
         },
         "startup": {"dependencyCheck": True, "timeoutSeconds": 1},
         "selfHealing": {"enable": False, "maxRestarts": 3, "windowSeconds": 3600, "backoffSeconds": 10},
+        "secretRotation": {"enable": True},
         "rollback": {"policy": "image", "retain": 5, "probationSeconds": 60},
         "environment": {"REDIS_HOST": "redis"},
         "environmentOptions": {"REDIS_HOST": "services.aistack.services.redis.external.host"},

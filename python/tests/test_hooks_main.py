@@ -51,6 +51,7 @@ def one_line(said: str) -> bool:
     [
         [],
         ["start-pre"],
+        ["secrets", "redis"],
         ["start-pre", "redis", "more"],
         ["stop", "redis"],
         ["--help"],
@@ -62,7 +63,7 @@ def one_line(said: str) -> bool:
 )
 def test_bad_usage(run: Callable[..., tuple[int, str]], arguments: list[str]) -> None:
     verbs = "start-pre|await-ready|health|network|rollback|bless|retry"
-    usage = f"usage: aistack-hook {verbs} SERVICE (health: SECONDS, network: NETWORK)\n"
+    usage = f"usage: aistack-hook {verbs} SERVICE (health: SECONDS, network: NETWORK), or secrets\n"
     assert run(*arguments) == (INVALID, usage)
 
 

@@ -23,8 +23,8 @@ import scripted
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aistack.hooks import probe
-from aistack.hooks.manifest import Manifest, Probe
+from aistack.hooks import postgres_role, probe
+from aistack.hooks.manifest import Manifest, Probe, load
 from aistack.hooks.probe import (
     AUTH_REFUSED,
     NAME_UNKNOWN,
@@ -879,6 +879,26 @@ def test_postgres_refuses_a_wrong_password(postgres: Postgres, user: str) -> Non
     result = ask(postgres.port, "postgres", "guess", user=user, database="postgres", timeoutSeconds=5)
     assert (result.kind, result.permanent) == (AUTH_REFUSED, True)
     assert result.detail == f'password authentication failed for user "{user}" (SQLSTATE 28P01)'
+
+
+def test_postgres_takes_a_new_password_for_a_role(postgres: Postgres, host: fakehost.FakeHost) -> None:
+    """As hooks set it: psql in the container, over the trusted socket."""
+    program = postgres.programs / "psql"
+    script = f'#!/bin/sh\nshift 4\nexec "{program}" --host="{postgres.folder}" "$@"\n'
+    (host.root / "fake-programs" / "podman").write_text(script)
+    for user, encryption, password in (
+        ("scram", "scram-sha-256", "new\u00e4\u2460 ' \\ \" $1"),
+        ("md5", "md5", "then new"),
+    ):
+        asked = fakehost.probe("postgres", postgres.port, user=user, database="postgres")
+        host.declare({"db": fakehost.service("db", probe=asked)})
+        service = load().services["db"]
+        assert postgres_role.set_password(service, password) is None
+        found = ask(postgres.port, "postgres", password, user=user, database="postgres", timeoutSeconds=5)
+        assert found.detail == f"accepted a login of {user}"
+        postgres.sql(
+            f"SET password_encryption = '{encryption}'; ALTER ROLE {user} PASSWORD '{Postgres.PASSWORDS[user]}'"
+        )
 
 
 def test_postgres_without_a_password(postgres: Postgres) -> None:

@@ -66,6 +66,7 @@ let
         systemd = {
           tmpfiles.rules = list;
           targets = anything;
+          paths = anything;
           timers = anything;
           services = each {
             after = list;

@@ -1,4 +1,4 @@
-"""A service that runs on another machine: it is missing at the start, goes away while the stack runs, and comes back."""
+"""A service on another machine: it is missing at the start, goes away while the stack runs, and comes back."""
 
 UNIT = unit("app")
 OUTSIDE = "192.0.2.2"  # RFC 5737: nobody's address
@@ -48,6 +48,7 @@ def external_manifest() -> dict[str, Any]:
     )
     found["environment"]["REDIS_HOST"] = OUTSIDE
     found["startup"]["timeoutSeconds"] = 2
+    found["services"]["redis"]["probe"]["timeoutSeconds"] = 1
     found["services"]["app"]["probe"].update(timeoutSeconds=2, failures=2)
     return found
 
@@ -55,7 +56,7 @@ def external_manifest() -> dict[str, Any]:
 def tick(times: int = 1) -> None:
     """Let the health timer's moment come, so many times."""
     for _ in range(times):
-        machine.succeed("systemctl start aistack-health-5.service")
+        machine.succeed("systemctl start aistack-health-30.service")
 
 
 def health() -> dict[str, Any]:
@@ -79,7 +80,7 @@ put_manifest(external_manifest())
 set_timer("aistack-retry@", 600)
 set_timer("aistack-bless@", 1)
 # Its checks are the script's business.
-set_timer("aistack-health-5", 3600)
+set_timer("aistack-health-30", 3600)
 
 with subtest("it is missing at the start: what does not need it comes up, and what does says so and waits"):
     since = cursor()
@@ -116,7 +117,7 @@ for fault, mend, kind in (
     with subtest(f"it goes away while the stack runs ({kind}): it takes the blame, once, and nothing is restarted"):
         since = cursor()
         machine.succeed(fault)
-        tick(4)
+        tick(3)
         said = journal(since)
         assert said.count("app is unhealthy") == 1, said
         assert f"dependency redis does not answer ({kind}), so it is left alone" in said, said

@@ -137,8 +137,9 @@ def _release_data(release: Release | None) -> dict[str, Any] | None:
 def command(*, services: tuple[str, ...], as_json: bool) -> int:
     """Show what serves, what does not, and why.
 
-    Exit code 0 if every service serves, 3 if some only start or wait for a dependency, or one that runs
-    elsewhere does not answer, 8 if one is down or fails its health checks. Reasons and releases are root's to read; the states are anybody's.
+    Exit code 0 if every service serves, 3 if some only start or wait for a dependency, or one that
+    runs elsewhere does not answer, 8 if one is down or fails its health checks. Reasons and releases
+    are root's to read; the states are anybody's.
     """
     manifest = load()
     wanted = stack.chosen(manifest, services)

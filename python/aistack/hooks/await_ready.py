@@ -112,9 +112,17 @@ def wait(manifest: Manifest, service: Service, process: int | None) -> probe.Res
     waiter = select.poll()
     if process is not None:
         waiter.register(process, select.POLLIN)
+    followed = False
     while True:
         asked = time.monotonic()
         result = probe.ask(manifest, service, password)
+        if result.kind == probe.AUTH_REFUSED and password is not None and not followed:
+            # The secret may have changed since the database was made, or since the role followed it last.
+            followed = True
+            trouble = _follow_secret(manifest, service, password)
+            if trouble is None:
+                continue
+            result = probe.Result(probe.AUTH_REFUSED, f"{result.detail}{trouble}", result.address)
         if result.ok or result.permanent:
             return result
         now = time.monotonic()
@@ -127,20 +135,42 @@ def wait(manifest: Manifest, service: Service, process: int | None) -> probe.Res
             return probe.Result(EXITED, f"the container ended before it was ready{seen}")
 
 
+def _follow_secret(manifest: Manifest, service: Service, password: str) -> str | None:
+    """Give a PostgreSQL's role the password of its secret; returns None, or what to add to its refusal."""
+    from aistack.hooks import postgres_role
+
+    key = service.probe.secret if service.probe is not None else None
+    if key is None or not postgres_role.keeps(service, key):
+        return ""
+    if not manifest.secret_rotation:
+        return f"; the secret {key} is not what the database was given, and services.aistack.secretRotation is off"
+    trouble = postgres_role.set_password(service, password)
+    if trouble is None:
+        runtime.say(postgres_role.said(service, key))
+        return None
+    return f"; the secret {key} is not what the database was given, and that cannot be changed: {trouble}"
+
+
 def _fail(manifest: Manifest, service: Service, result: probe.Result, spent: float, release: int | None) -> int:
     reason = f"{result.kind}: {result.detail}"
+    asked = service.probe
+    # Its data has another password than its secret: no image mends that, so no release is judged by it.
+    blameless = asked is not None and (asked.kind, result.kind) == ("postgres", probe.AUTH_REFUSED)
+    check = {"subject": f"secret {asked.secret}" if asked is not None else "", "kind": result.kind, "ok": False}
+    if blameless:
+        reason = f"{check['subject']}: {reason}"
     runtime.say(f"{service.name} is not ready after {spent:.1f} s: {reason}; removing its container")
     try:
         runtime.write_verdict(
             manifest,
             service.name,
-            phase=runtime.NOT_READY,
+            phase=runtime.PREFLIGHT if blameless else runtime.NOT_READY,
             ok=False,
             release=release,
             readySeconds=round(spent, 3),
             # An exit may be an accident and is tried again; a full start timeout or a permanent answer is not.
             decisive=result.kind != EXITED,
-            checks=[],
+            checks=[{**check, "permanent": True, "detail": result.detail}] if blameless else [],
             reason=reason,
         )
     finally:

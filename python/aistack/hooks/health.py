@@ -82,6 +82,20 @@ def tick(manifest: Manifest, group: list[Service]) -> None:
     for one in watched:
         with _Guard(one.service):
             _judge(manifest, one, states.get(one.service.name))
+    _notice_secrets(manifest, [one.service for one in watched if one.service.secrets])
+
+
+def _notice_secrets(manifest: Manifest, services: list[Service]) -> None:
+    """Have a changed secret followed that systemd does not see change."""
+    if not services:
+        return
+    from aistack.hooks import rotation
+
+    try:
+        if rotation.due(manifest, services):
+            runtime.systemctl("start", "--no-block", rotation.UNIT)
+    except HookError as error:
+        runtime.say(f"a changed secret is not followed: {error}")
 
 
 class _Watched:
@@ -142,7 +156,7 @@ def _ask_all(manifest: Manifest, watched: list[_Watched]) -> None:
 def _ask(manifest: Manifest, one: _Watched) -> None:
     began = time.monotonic()
     try:
-        one.result = probe.ask(manifest, one.service, runtime.probe_password(manifest, one.service))
+        one.result = probe.ask_any(manifest, one.service, runtime.probe_passwords(manifest, one.service))
     except HookError as error:
         # Its probe cannot be put together (a secret is unreadable): that says nothing about the service.
         one.result = probe.Result(UNKNOWN, str(error))

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
     from aistack.hooks.manifest import Manifest
 
+ALONE = ("secrets",)  # verbs without a service
 VERBS = ("start-pre", "await-ready", "health", "network", "rollback", "bless", "retry")
 INTERRUPTED = 130  # as a shell counts SIGINT
 _LONGEST_LINE = 4000  # characters; long enough for the names of every service of a large stack
-USAGE = f"usage: aistack-hook {'|'.join(VERBS)} SERVICE (health: SECONDS, network: NETWORK)"
+USAGE = f"usage: aistack-hook {'|'.join(VERBS)} SERVICE (health: SECONDS, network: NETWORK), or {'|'.join(ALONE)}"
 
 
 def main(arguments: list[str]) -> int:
@@ -27,6 +28,8 @@ def main(arguments: list[str]) -> int:
     from aistack.hooks.runtime import say
 
     try:
+        if len(arguments) == 1 and arguments[0] in ALONE:
+            return _follow_secrets()
         if len(arguments) != 2 or arguments[0] not in VERBS:
             say(USAGE)
             return INVALID
@@ -46,6 +49,13 @@ def main(arguments: list[str]) -> int:
             raise
         say(f"aistack: unexpected {type(error).__name__}: {printable(str(error))}; AISTACK_DEBUG=1 shows where")
         return UNEXPECTED
+
+
+def _follow_secrets() -> int:
+    from aistack.hooks.manifest import load
+    from aistack.hooks.rotation import follow
+
+    return follow(load())
 
 
 def _verb(name: str) -> Callable[[Manifest, str], int]:

@@ -172,6 +172,7 @@ _MANIFEST = {
         "windowSeconds": _duration,
         "backoffSeconds": _seconds,
     },
+    "secretRotation": {"enable": _flag},
     "rollback": {"probationSeconds": _seconds, "retain": _count},
     "environment": {_key: _line},
     "environmentOptions": {_key: _line},
@@ -402,6 +403,7 @@ class Manifest:
         "probation",
         "retain",
         "runtime_dir",
+        "secret_rotation",
         "secrets",
         "self_healing",
         "services",
@@ -422,6 +424,7 @@ class Manifest:
         self.startup_timeout: float = raw["startup"]["timeoutSeconds"]
         self.self_healing: bool = raw["selfHealing"]["enable"]
         self.healing = Healing(raw["selfHealing"])
+        self.secret_rotation: bool = raw["secretRotation"]["enable"]
         self.probation: float = raw["rollback"]["probationSeconds"]
         self.retain: int = raw["rollback"]["retain"]
         self.env_file: str = raw["envFile"]

@@ -114,13 +114,14 @@ def local(manifest: Manifest, service: Service) -> list[Check]:
     ]
 
 
-def dependencies(manifest: Manifest, names: list[str], timeout: float) -> list[Check]:
+def dependencies(manifest: Manifest, names: list[str], timeout: float, *, as_started: bool = False) -> list[Check]:
     """Probe the named services at the same time, each until it is ready or `timeout` seconds are over.
 
-    As soon as one has failed for good the others are not waited for any longer: the report is complete as it is.
+    As soon as one has failed for good the others are not waited for any longer: the report is complete as it is. With
+    `as_started` the secret that a service was started with will do, if its file has another one by now.
     """
     if len(names) <= 1:
-        return [_dependency(manifest, name, timeout, lambda: False) for name in names]
+        return [_dependency(manifest, name, timeout, lambda: False, as_started=as_started) for name in names]
     import threading
 
     hopeless = threading.Event()
@@ -130,7 +131,7 @@ def dependencies(manifest: Manifest, names: list[str], timeout: float) -> list[C
 
     def look(name: str) -> None:
         try:
-            found[name] = check = _dependency(manifest, name, timeout, hopeless.is_set)
+            found[name] = check = _dependency(manifest, name, timeout, hopeless.is_set, as_started=as_started)
         except Exception as error:  # noqa: BLE001  (raised below: a thread has nobody to raise it to)
             unforeseen.append(error)
             hopeless.set()
@@ -148,15 +149,17 @@ def dependencies(manifest: Manifest, names: list[str], timeout: float) -> list[C
     return [found[name] for name in names]
 
 
-def _dependency(manifest: Manifest, name: str, timeout: float, hopeless: Callable[[], bool]) -> Check:
+def _dependency(
+    manifest: Manifest, name: str, timeout: float, hopeless: Callable[[], bool], *, as_started: bool
+) -> Check:
     service = manifest.services[name]
     subject = f"dependency {name}"
     try:
-        password = None
+        passwords: list[str | None] = [None]
         if service.probe is not None and service.probe.secret is not None:
-            from aistack.hooks.runtime import probe_password
+            from aistack.hooks.runtime import probe_password, probe_passwords
 
-            password = probe_password(manifest, service)
+            passwords = probe_passwords(manifest, service) if as_started else [probe_password(manifest, service)]
     except HookError as error:
         return Check(subject, SECRET_MISSING, str(error))
     began = time.monotonic()
@@ -165,7 +168,7 @@ def _dependency(manifest: Manifest, name: str, timeout: float, hopeless: Callabl
     while True:
         tries += 1
         asked = time.monotonic() - began
-        result = probe.ask(manifest, service, password)
+        result = probe.ask_any(manifest, service, passwords)
         spent = time.monotonic() - began
         if not result.ok and result.kind == probe.NAME_UNKNOWN and not service.external and spent >= look_at:
             # No container carries the name. If none is on its way either, waiting is in vain.

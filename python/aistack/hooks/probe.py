@@ -222,6 +222,16 @@ def ask(manifest: Manifest, service: Service, password: str | None) -> Result:
     return result
 
 
+def ask_any(manifest: Manifest, service: Service, passwords: list[str | None]) -> Result:
+    """Probe `service` with the first of these passwords, and with the next one where that is refused."""
+    result = ask(manifest, service, passwords[0])
+    for password in passwords[1:]:
+        if result.kind != AUTH_REFUSED:
+            break
+        result = ask(manifest, service, password)
+    return result
+
+
 def ask_address(address: str, port: int, probe: Probe, host: str, password: str | None = None) -> Result:
     """Probe one address once, as `host`. Bounded by the probe's timeout, from connecting to the end of the answer."""
     where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
@@ -542,6 +552,16 @@ def _postgres_error(data: bytes) -> _Failure:
     return _Failure(kind, f"{said} (SQLSTATE {code})")
 
 
+def scram_password(password: str) -> bytes:
+    """A password as SCRAM salts it."""
+    if not password.isascii():
+        from unicodedata import normalize
+
+        # What SASLprep (RFC 4013) does to every letter somebody may have typed in a password.
+        password = normalize("NFKC", password)
+    return password.encode()
+
+
 def _md5(user: str, password: str, salt: bytes) -> bytes:
     from hashlib import md5
 
@@ -555,12 +575,7 @@ class _Scram:
     def __init__(self, password: str) -> None:
         from binascii import b2a_base64
 
-        if not password.isascii():
-            from unicodedata import normalize
-
-            # What SASLprep (RFC 4013) does to every letter somebody may have typed in a password.
-            password = normalize("NFKC", password)
-        self.password = password.encode()
+        self.password = scram_password(password)
         self.verified = False
         self.nonce = b2a_base64(os.urandom(18), newline=False)
         self.bare = b"n=,r=" + self.nonce

@@ -353,10 +353,10 @@ def restart(manifest: Manifest, service: Service) -> str | None:
 
 def _verify(manifest: Manifest, service: Service) -> str | None:
     try:
-        password = runtime.probe_password(manifest, service)
+        passwords = runtime.probe_passwords(manifest, service)
     except HookError as error:
         return str(error)
-    result = probe.ask(manifest, service, password)
+    result = probe.ask_any(manifest, service, passwords)
     return None if result.ok else f"{result.kind}: {result.detail}"
 
 
@@ -419,7 +419,7 @@ def bless(manifest: Manifest, name: str) -> int:
         if release is None or release.state != PROBATION or not active or not running:
             return DONE  # it was stopped or replaced, or is being restarted, which begins a new window
         patience = service.probe.timeout * service.probe.failures if service.probe is not None else 0.0
-        (check,) = preflight.dependencies(manifest, [name], patience)
+        (check,) = preflight.dependencies(manifest, [name], patience, as_started=True)
         if check.ok:
             store.bless(release)
             runtime.say(f"{name}: {release} stayed ready for {manifest.probation:g} s: good")

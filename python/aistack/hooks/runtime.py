@@ -320,6 +320,40 @@ def probe_password(manifest: Manifest, service: Service) -> str | None:
     return read_secret(manifest, service.probe.secret)
 
 
+def probe_passwords(manifest: Manifest, service: Service) -> list[str | None]:
+    """What the probe of a service that runs may log in with: its secret's value now, and the one it was started with.
+
+    The two differ while a new value is not followed yet, or cannot be used. Raises HookError where there is neither.
+    """
+    key = service.probe.secret if service.probe is not None else None
+    if key is None:
+        return [None]
+    given = given_secret(manifest, service, key)
+    try:
+        value = read_secret(manifest, key)
+    except HookError:
+        if given is None:
+            raise
+        return [given]
+    return [value] if given in (None, value) else [value, given]
+
+
+def given_secret(manifest: Manifest, service: Service, key: str) -> str | None:
+    """The value of a secret that the container of a service was last started with; None where it was given none."""
+    if service.external or key not in service.secrets:
+        return None
+    directory = os.path.join(manifest.runtime_dir, service.name)
+    try:
+        if manifest.secrets.get(key, {}).get("as") == "file":
+            with open(os.path.join(directory, "secrets", key), encoding="utf-8", newline="") as file:
+                return file.read()
+        with open(os.path.join(directory, "env"), encoding="utf-8", newline="") as file:
+            lines = file.read().split("\n")
+    except (OSError, UnicodeDecodeError):
+        return None
+    return next((line.removeprefix(f"{key}=") for line in lines if line.startswith(f"{key}=")), None)
+
+
 def public_environment(manifest: Manifest, service: Service) -> dict[str, str]:
     """What a release of `service` remembers of its environment: everything but secrets."""
     environment = dict(manifest.environment) if service.stack_environment else {}

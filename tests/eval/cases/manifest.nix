@@ -23,6 +23,7 @@ let
       "rollback"
       "runtimeDir"
       "schemaVersion"
+      "secretRotation"
       "secrets"
       "selfHealing"
       "services"
@@ -115,6 +116,7 @@ in
         windowSeconds = 3600;
         backoffSeconds = 10;
       };
+      secretRotation.enable = true;
       rollback = {
         policy = "image";
         retain = 5;

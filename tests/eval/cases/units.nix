@@ -46,6 +46,8 @@ in
       "aistack-retry@.service"
       "aistack-retry@.timer"
       "aistack-rollback@.service"
+      "aistack-secrets.path"
+      "aistack-secrets.service"
       "aistack.target"
     ]
     ++ map unitOf ([ "app" ] ++ catalog);
@@ -390,9 +392,59 @@ in
     ];
   };
 
-  "no unit and no script names where a secret is kept" = {
+  "no unit and no script names where a secret is kept, but for the one that watches it" = {
     expr = lib.filter (name: lib.hasInfix "postgres-password" own.${name}.text) (lib.attrNames own);
-    expected = [ ];
+    expected = [ "aistack-secrets.path" ];
+  };
+
+  "every secret that a container is given is watched, once, and no other" = {
+    expr =
+      (light {
+        secrets = {
+          A.file = "/secrets/a";
+          B.file = "/secrets/b";
+          UNUSED.file = "/secrets/unused";
+          ELSEWHERE.file = "/secrets/elsewhere";
+        };
+        services = {
+          a = app // {
+            secrets = [
+              "A"
+              "B"
+            ];
+          };
+          b = app // {
+            secrets = [ "A" ];
+          };
+          there = {
+            port = 5433;
+            external.host = "db.example.org";
+            secrets = [ "ELSEWHERE" ];
+          };
+        };
+      }).systemd.paths.aistack-secrets.pathConfig.PathChanged;
+    expected = [
+      "/secrets/a"
+      "/secrets/b"
+      "/run/secrets/postgres-password"
+    ];
+  };
+
+  "with secretRotation off nothing is watched" = {
+    expr =
+      let
+        config = light { secretRotation.enable = false; };
+      in
+      [
+        (config.systemd.paths ? aistack-secrets)
+        (config.systemd.services ? aistack-secrets)
+        config.services.aistack.manifest.secretRotation
+      ];
+    expected = [
+      false
+      false
+      { enable = false; }
+    ];
   };
 
   "published ports, with the container's own port filled in" = {
