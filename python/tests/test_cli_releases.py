@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 
 import fakehost
 import pytest
@@ -30,6 +31,16 @@ def test_the_history_shows_states_and_marks_what_runs_and_what_is_declared(host:
         ("1", "good", "-"),
     ]
     assert lines[1][4] == fakehost.image(3)[:12]
+
+
+def test_releases_of_the_future_are_named(host: fakehost.FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    history(host)
+    assert "future" not in host.run("releases", "app").err
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - 86400)
+    answer = host.run("releases", "app")
+    assert answer.code == 0
+    assert "the clock was set back: created in the future, as it is now: release 3, 2, 1" in answer.err
 
 
 def test_without_a_service_all_are_shown(host: fakehost.FakeHost) -> None:

@@ -78,7 +78,8 @@ class Stack:
 
     def ready(self, release: int | None) -> None:
         """Let the app have got ready now, with this release."""
-        self.host.verdict("app", phase="ready", ok=True, release=release, readyAt=self.clock.wall)
+        now = {"readyAt": self.clock.wall, "readyAtBoot": self.clock.boot}
+        self.host.verdict("app", phase="ready", ok=True, release=release, **now)
 
     def tick(self, times: int = 1, *, every: float = 5.0) -> str:
         """Tick so many times; returns what was said."""

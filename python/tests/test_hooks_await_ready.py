@@ -70,9 +70,8 @@ def declare(stack: hookhost.Host, port: int, seconds: float = 5, **changes: Any)
     asked = fakehost.probe("redis", port, startTimeoutSeconds=seconds)
     stack.declare(fakehost.service("app", **{"probe": asked, "stopTimeoutSeconds": 7, **changes}))
     stack.fake.release("app", 1, "staged")
-    stack.fake.verdict(
-        "app", phase="starting", release=1, proven=False, at=time.time(), beganAt=time.time() - 3, checks=[]
-    )
+    began = runtime.boot_seconds() - 3
+    stack.fake.verdict("app", phase="starting", release=1, proven=False, at=time.time(), beganAtBoot=began, checks=[])
 
 
 def wait(stack: hookhost.Host, code: int = DONE) -> tuple[str, float]:

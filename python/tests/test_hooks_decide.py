@@ -14,6 +14,7 @@ import scripted
 from aistack.hooks import rollback
 from aistack.hooks.errors import DONE, DOWN, HookError
 from aistack.hooks.manifest import load
+from aistack.hooks.releases import Store
 from aistack.hooks.rollback import ROLL_BACK, STAY_DOWN, TRY_AGAIN, Decision
 
 if TYPE_CHECKING:
@@ -472,6 +473,46 @@ def test_a_systemd_that_does_not_answer_is_one_error(stack: hookhost.Host) -> No
         with pytest.raises(HookError, match=r"systemctl show .* failed: no bus$") as caught:
             verb(load(), "app")
         assert caught.value.code == DOWN
+
+
+def full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing be written to the journal any more; how that really is shows a scenario."""
+
+    def no(*_: object) -> None:
+        raise HookError("cannot use releases.db: database or disk is full")
+
+    monkeypatch.setattr(Store, "_set_state", no)
+
+
+def test_an_end_of_probation_that_cannot_be_written_down_comes_again(
+    stack: hookhost.Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(stack, "probation")
+    stack.fake.unit("app", "active")
+    stack.fake.verdict("app", phase="ready", release=1)
+    with monkeypatch.context() as patch:
+        full(patch)
+        stack.said()
+        assert rollback.bless(load(), "app") == DONE
+    assert "app: the end of its probation cannot be recorded: cannot use " in stack.said()
+    assert stack.calls()[-1] == BLESS
+    assert stack.history() == {1: "probation"}
+    assert rollback.bless(load(), "app") == DONE
+    assert stack.history() == {1: "good"}
+
+
+def test_a_rollback_that_cannot_be_written_down_is_tried_again(
+    stack: hookhost.Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(stack, "good", "staged")
+    stack.fake.unit("app", "failed")
+    stack.fake.verdict("app", phase="not-ready", decisive=True, release=2, reason="timed out", checks=[])
+    full(monkeypatch)
+    stack.said()
+    assert rollback.on_failure(load(), "app") == DONE
+    assert "app: not rolled back: cannot use " in stack.said()
+    assert stack.calls()[-1] == RETRY
+    assert stack.history() == {2: "staged", 1: "good"}
 
 
 # --- the whole way ---------------------------------------------------------------------------------------------------

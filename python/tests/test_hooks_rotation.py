@@ -226,6 +226,7 @@ def test_a_start_with_another_password_than_the_database_has_gives_it_that(stack
     manifest = load()
     result = await_ready.wait(manifest, manifest.services["postgres"], None)
     assert result.ok
+    assert stack.acted()[-1] == "systemctl start --no-block aistack-secrets.service", "others run with the old one"
     assert "role mcp has the password of the secret PW now" in stack.host.capsys.readouterr().err
 
 

@@ -18,7 +18,7 @@ import hookhost
 import pytest
 import scripted
 
-from aistack.hooks import rollback, runtime
+from aistack.hooks import architecture, preflight, rollback, runtime
 from aistack.hooks.errors import DEPENDENCY_MISSING, DONE, INVALID, TIMED_OUT, UNEXPECTED, HookError
 from aistack.hooks.manifest import load
 from aistack.hooks.start_pre import start_pre
@@ -301,6 +301,85 @@ def test_an_image_that_cannot_be_had_at_the_first_start(stack: hookhost.Host) ->
     assert "podman pull registry.example/app:1, or correct services.aistack.services.app.image" in said
     verdict = stack.verdict()
     assert (verdict["phase"], verdict["release"]) == ("preflight", None)
+
+
+_FOREIGN = "riscv64" if os.uname().machine != "riscv64" else "s390x"
+
+
+def built_for(stack: hookhost.Host, words: str) -> None:
+    """Let podman say of every image that it is for this system and architecture."""
+    podman = stack.root / "fake-programs/podman"
+    case = f"*Architecture*) printf 'podman %s\\n' \"$*\" >> \"$FAKE_HOST/calls\"; echo '{words}'; exit ;;"
+    podman.write_text(podman.read_text().replace("#!/bin/sh\n", f'#!/bin/sh\ncase "$*" in\n{case}\nesac\n', 1))
+
+
+@pytest.mark.parametrize("words", [f"linux {_FOREIGN}", "windows amd64"])
+def test_an_image_for_another_machine_is_not_started(
+    stack: hookhost.Host, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    monkeypatch.setattr(architecture, "_HANDLERS", "/nowhere")
+    stack.declare(fakehost.service("app"))
+    built_for(stack, words)
+    said = start(stack, DEPENDENCY_MISSING)
+    assert f"wrong architecture: it is for {words.replace(' ', '/')}, and this machine is linux/" in said
+    assert stack.history() == {}
+
+
+def test_what_ran_runs_on_where_the_declared_image_is_for_another_machine(
+    stack: hookhost.Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(architecture, "_HANDLERS", "/nowhere")
+    stack.declare(fakehost.service("app"))
+    start(stack)
+    stack.have(app=2)
+    with stack.store() as store:
+        store.bless(stack.current())
+        images = stack.root / "images"
+        images.write_text(f"{images.read_text()}localhost/kept:1\t{stack.current().image_id}\n")
+    built_for(stack, f"linux {_FOREIGN}")
+    said = start(stack)
+    assert f"cannot run here: it is for linux/{_FOREIGN}" in said
+    assert "release 1 (" in said
+    assert stack.history() == {1: "good"}
+    assert "cannot run here" in stack.verdict()["notice"]
+
+
+def test_an_emulator_runs_it(stack: hookhost.Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "handlers").mkdir()
+    (tmp_path / f"handlers/qemu-{_FOREIGN}").touch()
+    monkeypatch.setattr(architecture, "_HANDLERS", str(tmp_path / "handlers"))
+    stack.declare(fakehost.service("app"))
+    built_for(stack, f"linux {_FOREIGN}")
+    start(stack)
+    assert stack.history() == {1: "staged"}
+
+
+def test_an_image_is_asked_what_it_is_for_once(stack: hookhost.Host) -> None:
+    stack.declare(fakehost.service("app"))
+    built_for(stack, "linux ")
+    start(stack)
+    start(stack)
+    assert len([call for call in stack.calls("podman image inspect") if "Architecture" in call]) == 1
+
+
+@pytest.mark.parametrize("jump", [10 * 86400.0, -10 * 86400.0])
+def test_a_clock_that_jumps_in_a_start_makes_no_time_negative_or_long(
+    stack: hookhost.Host, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    real, jumped = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: real() + jumped[0])
+    stack.declare(fakehost.service("app"))
+    run = preflight.run
+
+    def jumping(*arguments: Any, **options: Any) -> list[preflight.Check]:  # noqa: ANN401
+        jumped[0] = jump
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(preflight, "run", jumping)
+    start(stack)
+    verdict = stack.verdict()
+    assert 0 <= verdict["preflightSeconds"] < 60
+    assert 0 <= verdict["atBoot"] - verdict["beganAtBoot"] < 60
 
 
 def test_a_local_image_is_not_looked_for_in_a_registry(stack: hookhost.Host) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
     from aistack.hooks.manifest import Manifest
     from aistack.hooks.releases import Release, Store
+
+
+_TOLERANCE = 2.0  # seconds; what setting a clock right may take away
 
 
 @click.command("releases")
@@ -101,6 +105,12 @@ def _show(manifest: Manifest, releases: Sequence[Release], entries: Sequence[dic
             for release, entry in zip(releases, entries, strict=True)
         ],
     )
+    ahead = [str(release.id) for release in releases if release.created > time.time() + _TOLERANCE]
+    if ahead:
+        output.note(
+            f"aistack: the clock was set back: created in the future, as it is now: release {', '.join(ahead)}; "
+            "their order is right all the same"
+        )
     for release, entry in zip(releases, entries, strict=True):
         service = manifest.services.get(release.service)
         if entry["current"] and entry["environment_differs"] and service is not None:

@@ -64,7 +64,7 @@ def _stop(*_: object) -> None:
 
 
 def _record(manifest: Manifest, name: str, verdict: dict[str, Any], spent: float, detail: str) -> None:
-    now = time.time()
+    now = runtime.boot_seconds()
     runtime.write_verdict(
         manifest,
         name,
@@ -72,8 +72,9 @@ def _record(manifest: Manifest, name: str, verdict: dict[str, Any], spent: float
         ok=True,
         release=verdict.get("release"),
         proven=verdict.get("proven"),
-        readyAt=now,
-        startSeconds=round(now - verdict.get("beganAt", now), 3),
+        readyAt=time.time(),
+        readyAtBoot=now,
+        startSeconds=round(now - verdict.get("beganAtBoot", now), 3),
         preflightSeconds=verdict.get("preflightSeconds", 0.0),
         readySeconds=round(spent, 3),
         checks=[],
@@ -147,11 +148,17 @@ def _follow_secret(manifest: Manifest, service: Service, password: str) -> str |
     trouble = postgres_role.set_password(service, password)
     if trouble is None:
         runtime.say(postgres_role.said(service, key))
+        # Whoever else uses it may run with the old value, which worked until now.
+        from aistack.hooks.rotation import UNIT
+
+        runtime.systemctl("start", "--no-block", UNIT)
         return None
     return f"; the secret {key} is not what the database was given, and that cannot be changed: {trouble}"
 
 
 def _fail(manifest: Manifest, service: Service, result: probe.Result, spent: float, release: int | None) -> int:
+    if result.kind == EXITED and (words := runtime.last_words(service, time.time() - spent - 1)):
+        result = probe.Result(EXITED, f"{result.detail}; its last words: {words}")
     reason = f"{result.kind}: {result.detail}"
     asked = service.probe
     # Its data has another password than its secret: no image mends that, so no release is judged by it.

@@ -203,14 +203,17 @@ def rest(manifest: Manifest, service: Service, why: str) -> None:
     _write(manifest, service, _fresh(before, None), state=UNKNOWN, kind=UNKNOWN, detail=why)
 
 
-def _fresh(before: dict[str, Any], start: float | None) -> dict[str, Any]:
-    """The record of a new start: it was healthy when it got ready, and only its restarts are remembered."""
+def _fresh(before: dict[str, Any], start: float | None, ready: float | None = None) -> dict[str, Any]:
+    """The record of a new start: it was healthy when it got ready, and only its restarts are remembered.
+
+    `start` is the Unix time when it got ready, `ready` the same in seconds since boot; None where it is not known.
+    """
     moment = now()
     return {
         "start": start,
         "state": HEALTHY if start is not None else UNKNOWN,
         "since": start if start is not None else time.time(),
-        "sinceBoot": moment - max(0.0, time.time() - start) if start is not None else moment,
+        "sinceBoot": ready if ready is not None else moment,
         "failures": 0,
         "toward": 0,
         "action": None,
@@ -234,7 +237,7 @@ def _judge(manifest: Manifest, one: _Watched, state: str | None) -> None:
         rest(manifest, service, result.detail)
         return
     before = one.before
-    record = {**before} if before.get("start") == start else _fresh(before, start)
+    record = {**before} if before.get("start") == start else _fresh(before, start, one.verdict.get("readyAtBoot"))
     if result.ok:
         if before.get("state") == UNHEALTHY or record["state"] == UNHEALTHY:
             seconds = now() - float(before.get("sinceBoot", now()))

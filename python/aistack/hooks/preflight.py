@@ -29,6 +29,7 @@ PORT_TAKEN = "port taken"
 DEVICE_MISSING = "device missing"
 SECRET_MISSING = "secret missing"
 IMAGE_MISSING = "image missing"
+WRONG_MACHINE = "wrong architecture"
 NETWORK_MISSING = "network missing"
 NETWORK_DIFFERS = "network differs"
 

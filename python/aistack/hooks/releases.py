@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 STAGED, PROBATION, GOOD, BAD = "staged", "probation", "good", "bad"
 
 _VERSION = 2
+_NEEDED = 64 * 1024  # bytes; what SQLite puts beside a database in WAL mode that is only read (32 KiB), and some
 _SCHEMA = """
 CREATE TABLE release (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -406,11 +407,22 @@ class _Lock:
         os.close(self.file)
 
 
+def _no_space(folder: str) -> bool:
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return False
+    return found.f_bavail * found.f_frsize < _NEEDED or (found.f_files > 0 and found.f_favail == 0)
+
+
 def _translated(path: str, error: sqlite3.Error) -> HookError:
     """What an error of SQLite means for an administrator."""
     if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
         return Damaged(path, error)
     folder = os.path.dirname(path)
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and _no_space(folder):
+        # Even a reader needs a page beside the database, and SQLite does not say why it gets none.
+        return HookError(f"cannot use {path}: the disk is full; df -h {folder}")
     advice = {sqlite3.SQLITE_FULL: f"; df -h {folder}", sqlite3.SQLITE_BUSY: f"; who has it open: fuser -v {path}"}
     return HookError(f"cannot use {path}: {printable(str(error))}{advice.get(code, f'; ls -ld {folder} {path}')}")

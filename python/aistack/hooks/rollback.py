@@ -83,13 +83,19 @@ def on_failure(manifest: Manifest, name: str) -> int:
         runtime.say(f"{name} was restarted by hand more often than its start limit allows: started once more")
         return DONE
     try:
-        store = open_store(manifest)
+        return _act(manifest, service, state.get("Result", "unknown"))
     except HookError as error:
         # A full disk, say: no release is to blame for it, and the service has to come back when there is room again.
         return _later(name, str(error))
+
+
+def _act(manifest: Manifest, service: Service, result: str) -> int:
+    """Decide what to do about a unit that failed for good, and do it. Raises HookError."""
+    name = service.name
+    store = open_store(manifest)
     try:
         release = last_run(manifest, service, store)
-        decision = decide(manifest, service, store, release, state.get("Result", "unknown"))
+        decision = decide(manifest, service, store, release, result)
         # Asking the dependencies takes a while, in which somebody may have started it.
         if _under_way(name, runtime.unit_states([service.unit]).get(service.unit, {})):
             return DONE
@@ -190,7 +196,8 @@ def decide(manifest: Manifest, service: Service, store: Store, release: Release 
     elif phase == runtime.READY:
         reason = f"was ready and ended again within its probation ({result})"
     else:
-        reason = f"its container could not be started ({result})"
+        words = runtime.last_words(service, verdict.get("at"))
+        reason = f"its container could not be started ({result}{f': {words}' if words else ''})"
     if service.rollback_policy == "none":
         return Decision(STAY_DOWN, f'{reason}; services.aistack.services.{service.name}.rollback.policy is "none"')
     if way_back(service, store, release) is None:
@@ -410,6 +417,20 @@ def _stay_down(
 def bless(manifest: Manifest, name: str) -> int:
     """The probation window of `name` is over: its release is good if it is still ready, and rolled back if not."""
     service = manifest.container_service(name)
+    try:
+        return _end_probation(manifest, service)
+    except HookError as error:
+        # A full disk, say: what cannot be written down is not so yet.
+        try:
+            runtime.systemctl("restart", "--no-block", f"aistack-bless@{name}.timer")
+        except HookError:
+            raise error from None
+        runtime.say(f"{name}: the end of its probation cannot be recorded: {error}; probation goes on")
+        return DONE
+
+
+def _end_probation(manifest: Manifest, service: Service) -> int:
+    name = service.name
     store = open_store(manifest)
     try:
         release = store.current(name)

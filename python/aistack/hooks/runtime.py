@@ -39,6 +39,11 @@ READY = "ready"
 DOWN_NO_RELEASE = "down"  # the only release there is does not work: nothing to go back to
 
 
+def boot_seconds() -> float:
+    """Seconds since boot, sleep included: what passes between two moments whatever somebody does to the clock."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def say(message: str) -> None:
     """One message to the journal (or the terminal): on standard error, flushed."""
     sys.stderr.write(message.rstrip("\n") + "\n")
@@ -212,13 +217,37 @@ def journal_tail(service: Service, lines: int = 40, since: float | None = None) 
     """
     command = ["journalctl", "--unit", service.unit, "--lines", str(lines), "--output", "short-iso", "--no-pager"]
     command += ["--quiet", "-t", service.container, "-t", "python3", "-t", "systemd"]
-    if since is not None:
+    if since is not None and since <= time.time():  # else the clock was set back since
         command += ["--since", f"@{since:.0f}"]
     try:
         code, out, errors = run(command, SYSTEMCTL_TIMEOUT)
     except HookError as error:
         return f"(no log: {error})"
     return out if code == 0 else f"(no log: {printable(errors)})"
+
+
+def last_words(service: Service, since: float | None = None) -> str:
+    """The last line that a service's container, or podman on its behalf, had to say; '' if there is none."""
+    command = ["journalctl", "--unit", service.unit, "--lines", "200", "--output", "json", "--no-pager", "--quiet"]
+    command += ["--output-fields=MESSAGE,SYSLOG_IDENTIFIER,PRIORITY"]
+    if since is not None and since <= time.time():
+        command += ["--since", f"@{since:.0f}"]
+    try:
+        run(["journalctl", "--sync"], SYSTEMCTL_TIMEOUT)
+        _, out, _ = run(command, SYSTEMCTL_TIMEOUT)
+    except HookError:
+        return ""
+    for line in reversed(out.splitlines()):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        message, by = entry.get("MESSAGE"), entry.get("SYSLOG_IDENTIFIER", "")
+        # Not systemd, the hooks, nor podman's own account of what it does; its errors begin so.
+        own = by == service.container or (isinstance(message, str) and message.startswith("Error: "))
+        if own and isinstance(message, str) and message.strip():
+            return printable(message, 200)
+    return ""
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -260,7 +289,7 @@ def service_dir(manifest: Manifest, service: str) -> str:
 
 def write_verdict(manifest: Manifest, service: str, **fields: Any) -> None:
     """Record what the last step of a start found, for status, rollback and the dependencies that come back."""
-    verdict = {"schemaVersion": 1, "service": service, "at": time.time(), **fields}
+    verdict = {"schemaVersion": 1, "service": service, "at": time.time(), "atBoot": boot_seconds(), **fields}
     path = os.path.join(service_dir(manifest, service), "verdict.json")
     write_atomic(path, json.dumps(verdict).encode(), 0o644)
 

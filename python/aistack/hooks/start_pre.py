@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import time
 
-from aistack.hooks import preflight, runtime
+from aistack.hooks import architecture, preflight, runtime
 from aistack.hooks.errors import DEPENDENCY_MISSING, DONE, UNEXPECTED, HookError
 from aistack.hooks.overrides import in_words
-from aistack.hooks.preflight import IMAGE_MISSING, Check
+from aistack.hooks.preflight import IMAGE_MISSING, WRONG_MACHINE, Check
 from aistack.hooks.releases import BAD, Damaged, Release, Store
 
 TYPE_CHECKING = False
@@ -45,7 +45,7 @@ def _prepare(manifest: Manifest, service: Service) -> int:
     name = service.name
     if manifest.overrides_problem is not None:
         runtime.say(f"{name}: {manifest.overrides_problem}")
-    began = time.time()
+    began, began_boot = time.time(), runtime.boot_seconds()
     before = runtime.read_verdict(manifest, name)
     try:
         store = open_store(manifest)
@@ -65,7 +65,7 @@ def _prepare(manifest: Manifest, service: Service) -> int:
         store.close()
     # A start that follows a failed preflight within seconds is systemd's own second try: what it lacked already had its
     # full time, so the unit fails soon, for whoever waits for it, and aistack-retry@ starts it again later.
-    recent = before.get("phase") == runtime.PREFLIGHT and 0 <= began - before.get("at", 0) < _SAME_SERIES
+    recent = before.get("phase") == runtime.PREFLIGHT and began_boot - before.get("atBoot", 0) < _SAME_SERIES
     again = recent and _restarts(service) > 0
     checks = preflight.run(manifest, service, wait=release is not None and not again)
     if trouble is not None:
@@ -84,7 +84,8 @@ def _prepare(manifest: Manifest, service: Service) -> int:
         release=release.id,
         proven=release.proven,
         beganAt=began,
-        preflightSeconds=round(time.time() - began, 3),
+        beganAtBoot=began_boot,
+        preflightSeconds=round(runtime.boot_seconds() - began_boot, 3),
         checks=[check.data() for check in checks],
         notice=notice,
         reason="the container is being started",
@@ -117,12 +118,17 @@ def choose(
     environment = runtime.public_environment(manifest, service)
     try:
         identifier = declared_image(service, store, names)
+        if all(release.image_id != identifier for release in store.history(service.name)):
+            architecture.check(identifier)
     except HookError as error:
+        wrong = isinstance(error, architecture.WrongMachine)
         running = _available(store, service, names)
         if running is None:
             fix = f"podman pull {service.image_ref}, or correct services.aistack.services.{service.name}.image"
-            return None, Check(f"image {service.image_ref}", IMAGE_MISSING, str(error), fix=fix), None
-        lost = f"the declared image {service.image_ref} cannot be had: {error}; {running} runs on"
+            kind = WRONG_MACHINE if wrong else IMAGE_MISSING
+            return None, Check(f"image {service.image_ref}", kind, str(error), fix=fix), None
+        cannot = "cannot run here" if wrong else "cannot be had"
+        lost = f"the declared image {service.image_ref} {cannot}: {error}; {running} runs on"
         runtime.say(f"{service.name}: {lost}")
         return running, None, lost
     release = store.declare(service.name, identifier, service.image_ref, environment, service.raw)
