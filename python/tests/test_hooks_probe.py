@@ -507,7 +507,7 @@ def run_exec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., R
 
 
 def test_a_command_in_the_container(run_exec: Callable[..., Result]) -> None:
-    result = run_exec('test "$*" = "exec aistack-app check --all"')
+    result = run_exec('test "$1 $2 $4 $5 $6" = "exec --env aistack-app check --all"')
     assert (result.kind, result.detail, result.address) == (READY, "check --all succeeded", "aistack-app")
 
 
@@ -536,6 +536,21 @@ def test_a_command_that_does_not_succeed(
     assert (result.kind, result.permanent) == (kind, False)
     assert detail in result.detail
     assert time.monotonic() - began < 2
+
+
+def test_what_a_command_leaves_running_in_the_container_ends_with_its_time(
+    run_exec: Callable[..., Result], tmp_path: Path
+) -> None:
+    left = tmp_path / "left"
+    # As podman does: what runs in the container is no child of it, and has what --env says.
+    script = f'env "$3" setsid sh -c "echo \\$\\$ > {left}; exec sleep 60" > /dev/null 2>&1 < /dev/null &\nsleep 20'
+    assert run_exec(script, timeoutSeconds=1).kind == TIMED_OUT
+    status = Path(f"/proc/{left.read_text().strip()}/status")
+    # One that nobody has waited for yet is dead all the same.
+    deadline = time.monotonic() + 5
+    while status.exists() and "State:\tZ" not in status.read_text():
+        assert time.monotonic() < deadline, status.read_text()
+        time.sleep(0.01)
 
 
 def test_no_podman(run_exec: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import fakehost
 import pytest
 
-from aistack.hooks import await_ready, postgres_role, probe, rotation, runtime
+from aistack.hooks import await_ready, postgres_role, preflight, probe, rotation, runtime
 from aistack.hooks.errors import DONE
 from aistack.hooks.main import main
 from aistack.hooks.manifest import load
@@ -216,6 +216,15 @@ def test_a_service_that_runs_is_asked_with_the_value_it_was_given(stack: Stack) 
     assert runtime.probe_passwords(manifest, postgres) == [NEW, OLD]
     stack.file.unlink()
     assert runtime.probe_passwords(manifest, postgres) == [OLD]
+
+
+def test_a_useless_file_is_no_reason_to_roll_back_what_runs(stack: Stack) -> None:
+    stack.file.write_text("")
+    manifest = load()
+    (itself,) = preflight.dependencies(manifest, ["postgres"], 0, as_started=True)
+    (needed,) = preflight.dependencies(manifest, ["postgres"], 0)
+    assert itself.ok
+    assert needed.kind == "secret missing", "a dependent would be given what is in the file"
 
 
 # --- at a start ------------------------------------------------------------------------------------------------------

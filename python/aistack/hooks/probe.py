@@ -275,9 +275,11 @@ def _connect(address: str, port: int, timeout: float) -> socket.socket:
 
 def _ask_exec(service: Service, probe: Probe) -> Result:
     what = " ".join(probe.command)
+    mark = f"AISTACK_PROBE={os.urandom(16).hex()}"
     try:
-        code, output = _run(["podman", "exec", service.container, *probe.command], probe.timeout)
+        code, output = _run(["podman", "exec", "--env", mark, service.container, *probe.command], probe.timeout)
     except TimeoutError:
+        _end_marked(mark.encode())
         return Result(TIMED_OUT, f"{what} took more than {probe.timeout:g} s", service.container)
     except OSError as error:
         return Result(NOT_READY, f"cannot run podman: {error.strerror}", service.container)
@@ -289,6 +291,24 @@ def _ask_exec(service: Service, probe: Probe) -> Result:
             NOT_READY, f"{what} succeeded without {probe.expect!r} in what it said: {said}", service.container
         )
     return Result(READY, f"{what} succeeded", service.container)
+
+
+def _end_marked(mark: bytes) -> None:
+    """Kill every process with `mark` in its environment.
+
+    What podman started in the container goes on when podman itself is killed: one more would hang at every check.
+    """
+    import signal
+
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or int(entry) == os.getpid():
+            continue
+        try:
+            with open(f"/proc/{entry}/environ", "rb") as file:
+                if mark in file.read().split(b"\0"):
+                    os.kill(int(entry), signal.SIGKILL)
+        except OSError:
+            continue  # it has ended meanwhile
 
 
 def _run(command: list[str], timeout: float) -> tuple[int, bytes]:
