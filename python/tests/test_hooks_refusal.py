@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import fakehost
 import pytest
 
-from aistack.hooks import start_pre
+from aistack.hooks import runtime, start_pre
 from aistack.hooks.errors import HookError
 from aistack.hooks.manifest import load
 
@@ -72,7 +72,8 @@ def test_only_a_restart_of_systemd_itself_does_not_wait_again(
     host.images(fakehost.image(1))
     (host.root / "not-ready").touch()
     host.unit("app", "activating", NRestarts=str(restarts))
-    host.verdict("app", phase="preflight", at=time.time(), reason="as arranged")
+    # Whatever the wall clock did since.
+    host.verdict("app", phase="preflight", at=time.time() + 86400, atBoot=runtime.boot_seconds(), reason="as arranged")
     began = time.monotonic()
     assert "dependency redis: not ready yet" in refused(host)
     # startup.timeoutSeconds is 1.
