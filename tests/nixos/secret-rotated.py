@@ -35,7 +35,7 @@ def has(service: str, value: str) -> None:
     machine.succeed(f"podman exec aistack-{service} printenv POSTGRES_PASSWORD | grep --line-regexp '{value}'")
 
 
-def settled() -> None:
+def followed_up() -> None:
     """Wait until what a change asked for has been done."""
     machine.wait_until_succeeds("test $(systemctl is-active aistack-secrets.service) = inactive", timeout=60)
 
@@ -51,7 +51,7 @@ with subtest("a new value: the role follows, who uses it is restarted, once, in 
     machine.succeed(f"for n in 1 2 3 4 5; do : > {SECRET}; printf half > {SECRET}; printf burst$n > {SECRET}; done")
     write("first")
     wait_until_restarted(running)
-    settled()
+    followed_up()
     said = journal(since)
     assert said.count("postgres: role mcp has the password of the secret POSTGRES_PASSWORD now") == 1, said
     assert said.count("secret POSTGRES_PASSWORD changed: restarting app, postgres") == 1, said
@@ -77,7 +77,7 @@ for words, spoil in (
         since = cursor()
         machine.succeed(spoil)
         said = wait_for_journal(since, words)
-        settled()
+        followed_up()
         machine.succeed(TICK, TICK, TICK)
         said = journal(since)
         assert said.count("not followed: app, postgres keep the old value until they are restarted") == 1, said
@@ -96,7 +96,7 @@ with subtest("a link that is replaced, and one in the middle of the path, as sop
             # systemd sees nothing of that; a health check does.
             machine.succeed(TICK)
         wait_until_restarted(running)
-        settled()
+        followed_up()
         assert journal(since).count("changed: restarting app, postgres") == 1, journal(since)
         has("app", f"generation{number}")
     assert fate() == before
@@ -123,7 +123,7 @@ with subtest("a database that trusts nobody keeps its password, and so does ever
     since = cursor()
     write("unheard")
     said = wait_for_journal(since, "the password in postgres cannot: psql in aistack-postgres says:")
-    settled()
+    followed_up()
     machine.succeed(TICK, TICK, TICK)
     assert journal(since).count("app, postgres keep the old value") == 1, journal(since)
     assert "by hand: podman exec -it aistack-postgres psql -U mcp aidb, then \\password" in said, said
