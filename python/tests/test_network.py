@@ -46,6 +46,7 @@ class Net:
         self.root = host.root
         self.did: list[str] = []
         self.hopeless = False  # a reload that helps nobody
+        self.lost = False  # nor does a restart
         self.containers = [self.container("aistack-app", APP, 11), self.container("aistack-redis", REDIS, 12)]
         self.units = {"podman-aistack-app.service": "active", "podman-aistack-redis.service": "active"}
         self.rules = test_firewall.NFTABLES
@@ -194,7 +195,7 @@ class Net:
         elif words.startswith("systemctl stop"):
             self.containers = [c for c in self.containers if f"podman-{c['Names'][0]}.service" not in command]
         elif words.startswith("systemctl start"):
-            self.rules = test_firewall.NFTABLES
+            self.rules = self.rules if self.lost else test_firewall.NFTABLES
             self.containers = [self.container("aistack-app", APP, 11), self.container("aistack-redis", REDIS, 12)]
             self.plug()
         return 0, "", ""
@@ -678,6 +679,16 @@ def test_what_no_reload_mends_a_restart_may(net: Net) -> None:
     (fault,) = net.repair(restart=True)
     assert fault.mended == "mended by a restart of podman-aistack-app.service"
     assert "systemctl stop podman-aistack-app.service" in net.did
+
+
+def test_what_no_restart_mends_is_not_to_be_restarted_again(net: Net) -> None:
+    net.hopeless = net.lost = True
+    _drop_port(net)
+    with pytest.raises(NotMended) as caught:
+        net.repair(restart=True)
+    assert not caught.value.restart
+    assert "--restart" not in str(caught.value)
+    assert str(caught.value).endswith("; journalctl --since -5min --grep 'netavark|aardvark'")
 
 
 def test_a_repair_that_runs_is_not_waited_for_for_ever(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:

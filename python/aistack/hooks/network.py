@@ -105,17 +105,24 @@ class NeedsRestart(HookError):
 class NotMended(HookError):
     """A repair that did not mend everything: `done` says what it did, `left` is what is still wrong.
 
-    `restart` is whether it might help to allow a restart of the stack's containers.
+    `restart` is whether it might help to allow a restart of the stack's containers, which `restarted` says was allowed.
     """
 
-    def __init__(self, done: list[Fault], left: list[Fault], troubles: list[HookError]) -> None:
+    def __init__(
+        self, done: list[Fault], left: list[Fault], troubles: list[HookError], *, restarted: bool = False
+    ) -> None:
         hopeless = [trouble for trouble in troubles if not isinstance(trouble, NeedsRestart)]
         self.done = done
         self.left = left
-        self.restart = not hopeless
+        self.restart = not hopeless and not restarted
         reasons = [str(trouble) for trouble in hopeless or troubles] or [fault.line() for fault in left]
-        if self.restart:
-            reasons.append("aistack network repair --restart")
+        if not hopeless:
+            more = (
+                "journalctl --since -5min --grep 'netavark|aardvark'"
+                if restarted
+                else "aistack network repair --restart"
+            )
+            reasons.append(more)
         super().__init__("; ".join(dict.fromkeys(reasons)), DOWN)
 
 
@@ -482,7 +489,7 @@ def repair(manifest: Manifest, faults: Iterable[Fault], *, restart: bool = False
     """
     mended, left, troubles = _repair(manifest, list(faults), restart=restart)
     if left:
-        raise NotMended(mended, left, troubles)
+        raise NotMended(mended, left, troubles, restarted=restart)
     return mended
 
 
