@@ -184,6 +184,15 @@ def wait_for_state(service: str, state: str, timeout: int = 60) -> None:
     machine.wait_until_succeeds(f'test "$({command})" = {state}', timeout=timeout)
 
 
+def wait_for_another_start(service: str, before: str, timeout: int = 60) -> None:
+    """Wait until a service whose `invocation` was `before` has been started anew and is ready."""
+    state = f"systemctl show --property InvocationID,ActiveState --value {unit(service)}"
+    machine.wait_until_succeeds(
+        f"set -- $({state}); test ${{#}} = 2; test $1 = active -o $2 = active; test $1 != {before} -a $2 != {before}",
+        timeout=timeout,
+    )
+
+
 def hold_down(service: str) -> None:
     """Stop a service, and let nothing but `let_up` start it again: not even a dependent that wants it."""
     folder = f"/run/systemd/system/{unit(service)}.d"
@@ -299,3 +308,82 @@ def derive(services: dict[str, dict[str, Any]], options: str = "") -> str:
     setting = f"AISTACK_MANIFEST={folder}/stack.json"
     use_manifest(setting)
     return setting
+
+
+def count_calls(service: str, stop_at: int = 0) -> None:
+    """From a service's next rollback on, write down each command that it and the service's own start run, in order.
+
+    Before the command with the number `stop_at` they hang for good. Until the next boot.
+    """
+    programs = {name: machine.succeed(f"command -v {name}").strip() for name in ("podman", "systemctl", "journalctl")}
+    machine.succeed("mkdir -p /run/scenario/bin; rm -f /run/scenario/armed /run/scenario/calls /run/scenario/reached")
+    for name, path in programs.items():
+        script = (
+            "#!/bin/sh\n"
+            "if [ -e /run/scenario/armed ]; then\n"
+            f'  echo "{name} $*" >> /run/scenario/calls\n'
+            f"  if [ $(wc -l < /run/scenario/calls) -eq {stop_at} ]; then\n"
+            "    touch /run/scenario/reached\n"
+            "    exec sleep 10000\n"
+            "  fi\n"
+            "fi\n"
+            f'exec {path} "$@"\n'
+        )
+        machine.succeed(f"cat > /run/scenario/bin/{name} <<'EOF'\n{script}EOF", f"chmod +x /run/scenario/bin/{name}")
+    arm = f"ExecStartPre={machine.succeed('command -v touch').strip()} /run/scenario/armed\n"
+    for name, lines in ((unit(service), ""), (f"aistack-rollback@{service}.service", arm)):
+        shown = machine.succeed(f"systemctl show --property Environment --value {name}").split()
+        path = next((value for value in shown if value.startswith("PATH=")), "PATH=/usr/local/bin:/usr/sbin:/usr/bin")
+        dropin = f"[Service]\n{lines}Environment=PATH=/run/scenario/bin:{path.removeprefix('PATH=')}\n"
+        folder = f"/run/systemd/system/{name}.d"
+        machine.succeed(f"mkdir -p {folder}; printf '{dropin}' > {folder}/calls.conf")
+    machine.succeed("systemctl daemon-reload")
+
+
+def calls() -> list[str]:
+    """The commands that were written down since `count_calls`."""
+    return machine.succeed("cat /run/scenario/calls").splitlines()
+
+
+def fail_redis(tag: str) -> int:
+    """Let the running redis be replaced by another broken release; returns the release that is to be rolled back."""
+    declare_image(tag, "localhost/aistack-images/redis:1")
+    forget_starts("redis")
+    machine.fail(f"systemctl restart {unit('redis')}")
+    newest: int = releases("redis")[0]["id"]
+    return newest
+
+
+def lose_power_in_rollback(tag: str, number: int, good: dict[str, Any]) -> None:
+    """Pull the plug before the command `number` of a rollback of redis; after the boot the good release serves."""
+    count_calls("redis", number)
+    bad = fail_redis(tag)
+    machine.wait_for_file("/run/scenario/reached", timeout=120)
+    machine.crash()
+    machine.start()
+    machine.wait_for_unit("multi-user.target")
+    # Where the plug was pulled before anything was decided, the broken release has its try once more.
+    machine.execute(f"systemctl start {unit('redis')}")
+    wait_for_release("redis", good["id"], "good", timeout=120)
+    wait_for_state("redis", "active", timeout=120)
+    runs = machine.succeed("podman container inspect --format '{{.Image}}' aistack-redis").strip()
+    assert runs == good["image_id"], f"image {runs} runs"
+    machine.succeed("podman exec aistack-redis redis-cli ping | grep -x PONG")
+    listed = {release["id"]: release for release in releases("redis")}
+    assert listed[bad]["state"] == "bad", listed[bad]
+    assert [release for release in listed.values() if release["state"] not in ("good", "bad")] == []
+    assert machine.succeed("sqlite3 /var/lib/aistack/releases.db 'PRAGMA integrity_check'").strip() == "ok"
+    wait_for_journal_of_boot(f"release {bad} (", listed[bad]["reason"])
+    # The rollback itself may only just end.
+    machine.wait_until_succeeds("test $(systemctl is-active aistack-rollback@redis.service) = inactive", timeout=60)
+
+
+def wait_for_journal_of_boot(*words: str) -> None:
+    """Wait until one line of the journal since the last boot has all these words."""
+    deadline = time.monotonic() + 60
+    while True:
+        said = machine.succeed("journalctl --boot --output cat --no-pager")
+        if any(all(word in line for word in words) for line in said.splitlines()):
+            return
+        assert time.monotonic() < deadline, f"no line has {words}:\n{said[-4000:]}"
+        time.sleep(0.2)
