@@ -17,9 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 HOLE = "…"
 
 # What says something, beside exceptions: lines of the journal, notes of the command line, and reasons that end in them.
-SAYING = {"say", "note", "problem", "_nothing", "Decision"}
-# Of these the second argument is a command to run next.
-_WITH_COMMAND = {"problem"}
+SAYING = {"say", "note", "problem", "_nothing", "Decision", "warn", "fail"}
+# Which of their arguments that is, where others are names or the command to run next.
+_SAID_IN = {"problem": slice(0, 1), "warn": slice(1, 2), "fail": slice(1, 2)}
 # What becomes part of such a line.
 _REASONS = {"reason", "why"}
 
@@ -107,7 +107,7 @@ class _Reader(ast.NodeVisitor):
         """Take what an error is made with, or what is said."""
         called = name_of(node.func)
         if called in self.errors | SAYING or (called == "__init__" and self.inside in self.errors):
-            for argument in node.args[:1] if called in _WITH_COMMAND else node.args:
+            for argument in node.args[_SAID_IN.get(called, slice(None))]:
                 self._add(argument)
             for keyword in node.keywords:
                 if keyword.arg in _REASONS:

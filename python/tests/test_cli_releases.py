@@ -120,12 +120,14 @@ def test_a_truncated_journal_is_one_line_and_code_1(host: fakehost.FakeHost, kee
         assert answer.err[:-1].isprintable()
 
 
-def test_an_emptied_journal_is_one_without_releases(host: fakehost.FakeHost) -> None:
+def test_an_emptied_journal_is_not_taken_for_a_new_one(host: fakehost.FakeHost) -> None:
     history(host)
     host.journal_path.write_bytes(b"")
-    answer = host.run("releases")
-    assert (answer.code, answer.out) == (0, "")
-    assert "no releases yet" in answer.err
+    for _ in range(2):  # looking at it changes nothing
+        answer = host.run("releases")
+        assert (answer.code, answer.out) == (1, "")
+        assert "it is empty: what history it had is gone" in answer.err
+        assert host.journal_path.read_bytes() == b""
 
 
 def test_garbage_for_a_journal_is_one_line_that_says_what_to_do(host: fakehost.FakeHost) -> None:

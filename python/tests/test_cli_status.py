@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import time
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import fakehost
 import pytest
 
+from aistack.cli import status
 from aistack.hooks.releases import Store
+
+ROOT = Path(__file__).resolve().parents[2]
 
 DEPENDENCY_REFUSED = {
     "subject": "dependency db",
@@ -310,3 +314,24 @@ def test_systemctl_that_fails_is_one_line(host: fakehost.FakeHost) -> None:
     assert answer.code != 0
     assert "Failed to connect to bus" in answer.err
     assert answer.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("phase", "words"), [("ready", "it was ready and its unit failed then"), ("starting", "its unit failed")]
+)
+def test_a_service_that_hit_its_start_limit_says_that_it_is_retried(
+    host: fakehost.FakeHost, phase: str, words: str
+) -> None:
+    pair(host)
+    host.unit("db", "failed", Result="start-limit-hit")
+    host.verdict("db", phase=phase)
+    assert rows(host.run("status", "--json"))["db"]["reason"] == f"{words} (start-limit-hit)"
+    host.retry_timer("db", "active")
+    soon = f"{words} (start-limit-hit); it is started again within 30 s"
+    assert rows(host.run("status", "--json"))["db"]["reason"] == soon
+    assert soon in host.run("status", "db").out
+
+
+def test_the_retry_that_is_promised_is_the_one_that_is_rendered() -> None:
+    timer = ROOT / "bundle/reference/etc/systemd/system/aistack-retry@.timer"
+    assert f"OnActiveSec={status.RETRY_SECONDS}s" in timer.read_text(encoding="utf-8").splitlines()

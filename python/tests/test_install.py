@@ -205,6 +205,23 @@ def test_the_installed_command_runs_and_the_hook_finds_its_package(host: Host) -
     assert "Traceback" not in hook.stderr
 
 
+def test_what_was_installed_can_be_compared_later(host: Host) -> None:
+    assert host.install().returncode == 0
+    path = "/usr/lib/aistack/SHA256SUMS"
+    check = ("chroot", host.root, "sha256sum", "--check", "--strict", "--quiet", path)
+    done = host.run(*check)
+    assert (done.returncode, done.stdout) == (0, ""), done
+    first, *lines = host.files()[path.removeprefix("/")].splitlines()
+    assert first == f"# Installed by: {BUNDLE}/install {BUNDLE}/reference"
+    named = {line.partition("  ")[2] for line in lines}
+    listed = set(host.files()["var/lib/aistack/installed-files"].splitlines())
+    assert named == {name for name in listed if not name.endswith(("/", ".pyc"))} - {path}
+    host.write("etc/aistack/.env", "EDITED=yes\n")
+    done = host.run(*check)
+    assert done.returncode == 1
+    assert "/etc/aistack/.env: FAILED" in done.stdout
+
+
 def test_installing_again_changes_nothing(host: Host) -> None:
     assert host.install().returncode == 0
     before = host.files()

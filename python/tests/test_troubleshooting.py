@@ -103,6 +103,7 @@ def test_the_contents_lead_to_every_section() -> None:
         ('def words(x):\n return f"no key {x}"\nraise UsageError(words(1))', ["no key …"]),
         ('reason = f"never ready ({why})" if a else "not at all"', ["never ready (…)", "not at all"]),
         ('def f():\n return WAIT, "it is awaited"', ["it is awaited"]),
+        ('warn("area", f"{a} is odd", f"systemctl restart {a}")', ["… is odd"]),
         ('"""A docstring of words."""\nx = print("not for users")', []),
     ],
 )

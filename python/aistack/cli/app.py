@@ -29,6 +29,7 @@ COMPLETION_VARIABLE = "_AISTACK_COMPLETE"
 COMMANDS = {
     "status": "Show what serves, what does not, and why.",
     "health": "Show what the health checks found, when, and what follows.",
+    "doctor": "Check everything, and say how to mend what is wrong.",
     "preflight": "Run every check of a start now, without starting anything.",
     "releases": "Show the releases of each service and what became of them.",
     "network": "Look for what is wrong with the stack's network, and mend it.",

@@ -609,10 +609,10 @@ def check(*, as_json: bool) -> int:
     """
     manifest = load()
     stack.validate(manifest)
-    problems = [*_file_problems(manifest), *_override_problems(manifest)]
+    problems = [*file_problems(manifest), *override_problems(manifest)]
     looked: list[str] = []
     if os.geteuid() == 0:
-        found, looked = _container_problems(manifest)
+        found, looked = container_problems(manifest)
         problems += found
     else:
         output.note("aistack: not run by root: what containers run with was not looked at")
@@ -639,7 +639,9 @@ def check(*, as_json: bool) -> int:
     return int(code)
 
 
-def _file_problems(manifest: Manifest) -> list[Problem]:
+def file_problems(manifest: Manifest) -> list[Problem]:
+    """Return how the .env on disk differs from what the manifest declares."""
+
     def problem(detail: str) -> Problem:
         again = "render it again (nixos-rebuild switch, or bundle/install)"
         return Problem(where="env-file", subject=manifest.env_file, detail=detail, hint=again, code=ExitCode.USAGE)
@@ -665,7 +667,8 @@ def _list(found: Sequence[overrides.Difference]) -> str:
     return "; ".join(parts) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
 
 
-def _override_problems(manifest: Manifest) -> list[Problem]:
+def override_problems(manifest: Manifest) -> list[Problem]:
+    """Return why overrides.json, or an override in it, is ignored."""
     path = overrides.location(manifest)
 
     def problem(detail: str, hint: str) -> Problem:
@@ -679,7 +682,7 @@ def _override_problems(manifest: Manifest) -> list[Problem]:
     return [problem(f"ignored: {text}", f"aistack env unset {text.split()[0]}") for text in wrong]
 
 
-def _container_problems(manifest: Manifest) -> tuple[list[Problem], list[str]]:
+def container_problems(manifest: Manifest) -> tuple[list[Problem], list[str]]:
     """Return how running containers differ from what a start would give them, and the names of those looked at."""
     own = [service for service in manifest.services.values() if not service.external]
     units = runtime.unit_states([service.unit for service in own])

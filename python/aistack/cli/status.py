@@ -41,6 +41,8 @@ SERVING = frozenset({READY, DEGRADED})
 
 # What of a dependency mends itself when the dependency comes back.
 _TEMPORARY = frozenset({probe.NAME_UNKNOWN, probe.REFUSED, probe.TIMED_OUT, probe.NOT_READY})
+# What the retry timer gives a failed service, in seconds (nix/modules/rollback.nix).
+RETRY_SECONDS = 30
 # Of the monotonic stamps systemd has for each unit these need no parsing of dates.
 _ENTERED = {"active": "ActiveEnterTimestampMonotonic", "other": "StateChangeTimestampMonotonic"}
 
@@ -195,6 +197,11 @@ def rollback_unit(service: Service) -> str:
     return f"aistack-rollback@{service.name}.service"
 
 
+def retry_timer(service: Service) -> str:
+    """Return the timer that starts a failed service again."""
+    return f"aistack-retry@{service.name}.timer"
+
+
 def rows_of(manifest: Manifest, services: Sequence[Service]) -> list[Row]:
     """Return the rows of services, without their releases."""
     return _rows(manifest, services, _unit_states(services), None)
@@ -203,7 +210,7 @@ def rows_of(manifest: Manifest, services: Sequence[Service]) -> list[Row]:
 def _unit_states(services: Sequence[Service]) -> dict[str, dict[str, str]]:
     """Ask systemd once about every unit there is to ask about."""
     own = [service for service in services if not service.external]
-    names = [service.unit for service in own] + [rollback_unit(service) for service in own]
+    names = [name for one in own for name in (one.unit, rollback_unit(one), retry_timer(one))]
     return runtime.unit_states(names, *_ENTERED.values())
 
 
@@ -256,6 +263,7 @@ def _container_row(manifest: Manifest, service: Service, units: dict[str, dict[s
     verdict = runtime.read_verdict(manifest, service.name)
     failed = _failed_checks(verdict)
     state = _state(unit, rollback, verdict, failed)
+    retried = state == FAILED and units.get(retry_timer(service), {}).get("ActiveState") == "active"
     record = _health(manifest, service, verdict) if state == READY else None
     if record is not None and record.get("state") == health.UNHEALTHY:
         state = DEGRADED
@@ -276,7 +284,7 @@ def _container_row(manifest: Manifest, service: Service, units: dict[str, dict[s
         release=release,
         declared=declared,
         drift=drift.of(manifest, service, release, declared, runs=state in SERVING),
-        reason=_reason(state, unit, verdict, record),
+        reason=_reason(state, unit, verdict, record, retried=retried),
         notice=verdict.get("notice") if state in (READY, STARTING) else None,
         checks=failed if state not in SERVING else (),
         hint=_hint(state, service, unit, verdict, failed),
@@ -345,7 +353,12 @@ def _since(state: str, unit: dict[str, str], verdict: dict[str, Any]) -> float |
 
 
 def _reason(
-    state: str, unit: dict[str, str], verdict: dict[str, Any], record: dict[str, Any] | None = None
+    state: str,
+    unit: dict[str, str],
+    verdict: dict[str, Any],
+    record: dict[str, Any] | None = None,
+    *,
+    retried: bool = False,
 ) -> str | None:
     if state == READY:
         return None
@@ -357,11 +370,12 @@ def _reason(
         return None if verdict else "not started since boot"
     reason = verdict.get("reason")
     result = unit.get("Result", "unknown")
+    soon = f"; it is started again within {RETRY_SECONDS} s" if retried else ""
     if state == FAILED and verdict.get("phase") == runtime.READY:
-        return f"it was ready and its unit failed then ({result})"
+        return f"it was ready and its unit failed then ({result}){soon}"
     if reason:
-        return str(reason)
-    return None if state in NOT_YET else f"its unit failed ({result})"
+        return f"{reason}{soon}"
+    return None if state in NOT_YET else f"its unit failed ({result}){soon}"
 
 
 def unhealthy_reason(record: dict[str, Any]) -> str:

@@ -132,29 +132,32 @@ class Store:
         if not create and not os.path.exists(path):
             raise HookError(f"no releases yet: {path} does not exist; it is made at the first start of a service")
         if not create:
-            return cls._open(path)
+            return cls._open(path, create=False)
         with _Lock(path):
-            return cls._open(path)
+            return cls._open(path, create=True)
 
     @classmethod
-    def _open(cls, path: str) -> Store:
+    def _open(cls, path: str, *, create: bool) -> Store:
         try:
             store = cls(sqlite3.connect(path, timeout=10, isolation_level=None), path)
         except sqlite3.Error as error:
             raise _translated(path, error) from None
         try:
-            store._prepare()
+            store._prepare(create=create)
         except BaseException:
             store.close()
             raise
         return store
 
-    def _prepare(self) -> None:
-        """Make the schema in a file without one; refuse a file that is damaged, foreign, or of another version."""
+    def _prepare(self, *, create: bool) -> None:
+        """Make the schema in a file without one, if `create`; refuse a damaged or foreign file, and other versions."""
         version = self._rows("PRAGMA user_version")[0][0]
         tables = {row[0] for row in self._rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if (tables or version) and not tables >= _TABLES:
             raise Damaged(self.path, "it is another program's database")
+        if not tables and not create:
+            # A reader that made the schema here would hide that somebody, or a crash, emptied the file.
+            raise Damaged(self.path, "it is empty: what history it had is gone")
         if version > _VERSION:
             raise HookError(f"{self.path} was written by a newer aistack (version {version}); install that one")
         self._rows("PRAGMA journal_mode=WAL")
