@@ -66,6 +66,16 @@ def test_restarts_by_hand_are_no_failure_of_a_release_in_probation(app: fakehost
     assert app.calls()[-2:] == [f"systemctl reset-failed {UNIT}", START]
 
 
+def test_nor_are_they_where_it_answers_each_stop_with_an_error(app: fakehost.FakeHost) -> None:
+    # systemd keeps the first result then, and says of the refused start that it failed.
+    app.journal('{"MESSAGE_ID":"be02cf6855d2428ba40df7e9d022f03d"}')
+    code, said = fail(app, {"phase": "ready", "release": 2}, Result="exit-code", NRestarts="0")
+    assert code == 0
+    assert "by hand more often than its start limit allows" in said
+    assert states(app) == {1: "good", 2: "probation"}
+    assert app.calls()[-2:] == [f"systemctl reset-failed {UNIT}", START]
+
+
 def test_crashes_of_a_release_that_ends_well_are_failures_all_the_same(app: fakehost.FakeHost) -> None:
     # Ended with 0 each time, so systemd's result is the limit itself.
     fail(app, {"phase": "ready", "release": 2}, Result="start-limit-hit", NRestarts="3")

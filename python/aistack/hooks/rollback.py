@@ -77,8 +77,10 @@ def on_failure(manifest: Manifest, name: str) -> int:
         runtime.systemctl("reset-failed", service.unit)
         runtime.say(f"{name} was stopped, and did not end well ({state.get('Result')}): nothing to do")
         return DONE
-    if state.get("Result") == "start-limit-hit" and state.get("NRestarts") == "0":
-        # It did not end by itself. Restarts by hand count as much as crashes, and the last one was refused.
+    was_ready = runtime.read_verdict(manifest, name).get("phase") == runtime.READY
+    if state.get("NRestarts") == "0" and (was_ready or state.get("Result") == "start-limit-hit"):
+        # It did not end by itself, or systemd would have restarted it. Restarts by hand count as much as crashes, and
+        # the last one was refused. Where a program answers each stop with an error, systemd keeps that as the result.
         _start(service)
         runtime.say(f"{name} was restarted by hand more often than its start limit allows: started once more")
         return DONE
