@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from guest.errors import GuestError
@@ -52,11 +53,9 @@ def make(scope: str) -> Path:
 
 def remove(folder: Path) -> None:
     """Remove an empty cgroup and all below it; a folder that is still in use stays."""
-    if not folder.is_dir():
-        return
-    for below in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
-        _rmdir(below)
-    _rmdir(folder)
+    # Not rglob, which raises when what it walks through goes away: the guest's own end removes them too.
+    for below, _, _ in os.walk(folder, topdown=False):
+        _rmdir(Path(below))
 
 
 def _rmdir(folder: Path) -> None:
@@ -70,9 +69,9 @@ def _rmdir(folder: Path) -> None:
 def processes(folder: Path) -> list[int]:
     """Return the processes in a cgroup and all below it."""
     found: list[int] = []
-    for file in folder.rglob("cgroup.procs") if folder.is_dir() else ():
+    for below, _, _ in os.walk(folder):
         try:
-            found += [int(pid) for pid in file.read_text().split()]
+            found += [int(pid) for pid in Path(below, "cgroup.procs").read_text().split()]
         except OSError:
             continue
     return found

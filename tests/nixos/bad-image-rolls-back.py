@@ -54,7 +54,7 @@ with subtest("it is not tried again at the next restart"):
     since = cursor()
     machine.succeed(f"systemctl restart {UNIT}")
     the_good_one_runs()
-    assert "no database here" not in journal(since)
+    assert "no database here" not in journal(since, "--identifier aistack-postgres")
 
 with subtest("nor after a reboot"):
     machine.shutdown()
@@ -62,7 +62,7 @@ with subtest("nor after a reboot"):
     machine.wait_for_unit("multi-user.target")
     start_stack()
     the_good_one_runs()
-    assert "no database here" not in journal(since)
+    assert "no database here" not in journal(since, "--identifier aistack-postgres")
     assert [release["id"] for release in releases("postgres")] == [bad["id"], good["id"]]
 
 with subtest("a dependent that had failed for want of it is started again after the rollback"):
