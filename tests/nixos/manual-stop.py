@@ -95,6 +95,20 @@ with subtest("nor one that answers the stop with an error"):
     nothing_follows(since, "app")
     assert (current("app")["id"], current("app")["state"]) == (sulks["id"], "probation")
 
+with subtest("nor one that is restarted by hand more often than the start limit allows"):
+    since = cursor()
+    refused = any(machine.execute(f"systemctl restart {UNIT}")[0] != 0 for _ in range(6))
+    machine.log(f"one of the restarts was refused: {refused}")
+    wait_for_state("app", "active")
+    assert "ROLLED BACK" not in journal(since)
+    found = current("app")
+    assert (found["id"], found["state"]) in [(sulks["id"], "probation"), (sulks["id"], "good")], found
+    machine.succeed("aistack status")
+    since = cursor()
+    machine.succeed(f"systemctl stop {UNIT}")
+    wait_for_journal(since, "app was stopped, and did not end well")
+    wait_for_state("app", "inactive")
+
 with subtest("what is stopped while it waits for its retry is not started by that, nor by the dependency's return"):
     hold_down("redis")
     machine.fail(f"systemctl start {UNIT}")
