@@ -161,6 +161,12 @@ with subtest("self-healing's pauses and bounds are of time that passed, not of t
     changed["selfHealing"].update(enable=True, maxRestarts=1, windowSeconds=3600, backoffSeconds=0)
     changed["services"]["app"]["probe"]["failures"] = 2
     write_manifest(changed)
+    # Other checks are another release, whose probation has to be over; and not of the broken image.
+    declare_image("localhost/scenario/clock:3")
+    set_timer("aistack-bless@", 1)
+    forget_starts("app")
+    machine.succeed(f"systemctl restart {UNIT}")
+    wait_until_good("app")
     machine.wait_until_succeeds(f"{TICK}; aistack health app", timeout=30)
     for days, action in ((90, "restart"), (120, "degraded"), (-120, "degraded")):
         running = invocation("app")
