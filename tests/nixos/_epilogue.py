@@ -4,6 +4,8 @@ Both runners put this file after each script, whatever that leaves: a stack that
 none at all. It waits, for a bounded time, until nothing is on its way any more.
 """
 
+from datetime import datetime
+
 SETTLES = 120  # seconds; longer than any start, retry or rollback of the reference stack takes
 OUR_UNITS = "'podman-aistack-*' 'aistack-*'"
 # What systemd has to say of a unit's ActiveState for each of status's words, once nothing is on its way.
@@ -126,10 +128,13 @@ def check_failed_units(rows: list[dict[str, Any]], units: dict[str, dict[str, st
 def check_journal(rows: list[dict[str, Any]]) -> None:
     """Each release that is bad is spoken of in the journal, with the reason that is on record."""
     said = machine.execute("journalctl --output cat --no-pager --quiet | grep -F 'release '")[1].splitlines()
+    # What is older than all it has is no fault of the stack's: journald starts anew when its file is damaged.
+    oldest = machine.succeed("journalctl --output short-iso-precise --no-pager --quiet | head -n 1").split()[0]
+    since = datetime.fromisoformat(oldest)
     for row in rows:
         listed = json.loads(machine.succeed(f"aistack releases {row['service']} --json"))["releases"]
         for release in listed:
-            if release["state"] == "bad":
+            if release["state"] == "bad" and datetime.fromisoformat(release["changed"]) > since:
                 named = [line for line in said if f"release {release['id']} (" in line and row["service"] in line]
                 assert any(release["reason"] in line for line in named), f"nothing explains {release}:\n{named}"
 

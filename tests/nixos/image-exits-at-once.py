@@ -16,7 +16,8 @@ def fails_and_stays_down() -> None:
     """Start the app, which must fail; wait until its rollback has found nothing to go back to."""
     began = cursor()
     machine.fail(f"systemctl start {UNIT}")
-    said = wait_for_journal(began, "app is DOWN")
+    wait_for_journal(began, "app is DOWN")
+    said = journal(began, "--identifier aistack-app")
     machine.wait_until_succeeds(f'test "$(systemctl show --property ActiveState --value {ROLLBACK})" = failed')
     assert said.count("the image speaks") == 3, f"it was not started three times:\n{said}"
 
@@ -69,10 +70,11 @@ with subtest("such an image is rolled back by itself when there is a good releas
     started = time.monotonic()
     machine.fail(f"systemctl restart {UNIT}")
     failed_after = time.monotonic() - started
-    said = wait_for_journal(since, "app ROLLED BACK")
+    wait_for_journal(since, "app ROLLED BACK")
     serves_after = time.monotonic() - started
     machine.log(f"restart failed after {failed_after:.1f} s, the old release served after {serves_after:.1f} s")
     # Three at most: systemd's limit counts the start of the good image, seconds ago, too.
+    said = journal(since, "--identifier aistack-app")
     assert 1 <= said.count("the image speaks") <= 3, said
     assert active_state("app") == "active"
     machine.succeed("curl --fail --silent http://127.0.0.1:8000/ready", "aistack status")

@@ -96,7 +96,7 @@ with subtest("the declared generation is activated again, as at a boot: its bad 
     since = cursor()
     assert switch(third) == 0
     said = journal(since)
-    assert "no app here" not in said, said
+    assert "no app here" not in journal(since, "--identifier aistack-app")
     assert f"not the declared release {bad['id']} (" in said, said
     assert (current("app")["id"], current("app")["declared"]) == (new["id"], False), current("app")
     machine.succeed(READY)
