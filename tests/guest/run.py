@@ -24,6 +24,9 @@ from guest.scenario import Scenario
 PREFIX = "test-"
 """Names of the guests that scenarios run in begin so; another run's are known by its process id."""
 
+_JOBS = 2 * (os.cpu_count() or 1)
+"""A scenario waits for most of its time."""
+
 SHOWN_LINES = 400
 SHOWN_JOURNAL_LINES = 60
 """Of a failed scenario's log; the file has all of it."""
@@ -83,7 +86,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="guest.run", description=__doc__)
     add = parser.add_argument
     add("scenario", nargs="*", help="path of a script, or part of its name (default: all)")
-    add("--jobs", type=int, default=2, help="guests at a time (default: %(default)s)")
+    add("--jobs", type=int, default=_JOBS, help="guests at a time (default: %(default)s)")
     add("--repeat", type=int, default=1, help="run each scenario so many times")
     add("--slow", action="store_true", help="also those that say they are slow (one that is named runs anyway)")
     add("--keep", action="store_true", help="leave the guests running to look into them")
