@@ -23,7 +23,7 @@ EVALUATION = ("python/tests/test_evaluation.py",)
 SHOWN_NAMES = 3
 """Names shown with a reason for skipping; more are counted."""
 
-PART_TIMEOUT = 1200.0
+PART_TIMEOUT = 1800.0
 """Seconds for one part; a scenario has a limit of its own."""
 
 

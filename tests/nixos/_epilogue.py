@@ -129,7 +129,7 @@ def check_journal(rows: list[dict[str, Any]]) -> None:
     """Each release that is bad is spoken of in the journal, with the reason that is on record."""
     said = machine.execute("journalctl --output cat --no-pager --quiet | grep -F 'release '")[1].splitlines()
     # What is older than all it has is no fault of the stack's: journald starts anew when its file is damaged.
-    oldest = machine.succeed("journalctl --output short-iso-precise --no-pager --quiet | head -n 1").split()[0]
+    oldest = machine.succeed("journalctl --lines +1 --output short-iso-precise --no-pager --quiet").split()[0]
     since = datetime.fromisoformat(oldest)
     for row in rows:
         listed = json.loads(machine.succeed(f"aistack releases {row['service']} --json"))["releases"]
