@@ -75,7 +75,8 @@ with subtest("a new release waits for a dependency that hangs"):
     stays("app", "activating", 2)
     machine.succeed("podman unpause aistack-qdrant")
     wait_for_state("app", "active")
-    wait_for_release("app", nothing_is_judged(since, current("app")["state"]), "good")
+    wait_for_release("app", current("app")["id"], "good")
+    nothing_is_judged(since, "good")
 
 with subtest("a new release is not judged when a dependency goes away while it starts"):
     set_timer("aistack-bless@", 3)
