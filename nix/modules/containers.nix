@@ -73,7 +73,8 @@ let
         (builtins.hashString "sha256" (
           builtins.unsafeDiscardStringContext (
             builtins.toJSON [
-              service
+              # How a deployment goes about it changes nothing of what runs.
+              (removeAttrs service [ "deploy" ])
               manifest.network
               (lib.optionalAttrs service.stackEnvironment manifest.environment)
               (lib.getAttrs (lib.filter (key: manifest.secrets ? ${key}) service.secrets) manifest.secrets)

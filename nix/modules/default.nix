@@ -8,6 +8,7 @@
     ./containers.nix
     ./rollback.nix
     ./health.nix
+    ./deploy.nix
     ./manifest.nix
     ./assertions
     ./catalog

@@ -93,6 +93,24 @@ let
     };
     stopTimeoutSeconds = service.stopTimeout;
     rollbackPolicy = service.rollback.policy;
+    deploy = {
+      inherit (service.deploy) strategy;
+      test = {
+        inherit (service.deploy.test) soakSeconds;
+        timeoutSeconds = service.deploy.test.timeout;
+        requests = map (request: {
+          inherit (request)
+            method
+            path
+            headers
+            body
+            status
+            contains
+            ;
+        }) service.deploy.test.requests;
+        openapi = toPath service.deploy.test.openapi;
+      };
+    };
   };
 in
 {

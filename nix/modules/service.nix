@@ -445,5 +445,99 @@ in
       example = "none";
       description = "What to go back to when a new release of this service fails: the last good image, the previous NixOS generation, or nothing.";
     };
+
+    deploy = {
+      strategy = lib.mkOption {
+        type = types.enum [
+          "restart"
+          "bridge"
+        ];
+        default = "restart";
+        example = "bridge";
+        description = ''
+          How a deployment switches to the new release: by a restart (`restart`), or with a second container that answers
+          under the service's name meanwhile, so that clients in the stack's network notice nothing (`bridge`).
+
+          A bridge is for services that keep no data of their own: for a moment two of them run.
+        '';
+      };
+      test = {
+        soakSeconds = lib.mkOption {
+          type = types.ints.unsigned;
+          default = 3;
+          example = 30;
+          description = "Seconds for which a candidate has to stay ready in its isolated test.";
+        };
+        timeout = lib.mkOption {
+          type = aistack.types.seconds;
+          default = 10;
+          example = 60;
+          description = "Seconds that the answer to one request of {option}`deploy.test.requests` may take.";
+        };
+        requests = lib.mkOption {
+          type = types.listOf (
+            types.submodule {
+              options = {
+                method = lib.mkOption {
+                  type = types.strMatching "[A-Z]+" // {
+                    description = "HTTP method in capitals";
+                  };
+                  default = "GET";
+                  example = "POST";
+                  description = "Method of the request.";
+                };
+                path = lib.mkOption {
+                  type = types.strMatching "/[^[:space:]]*" // {
+                    description = "path of a URL, from its first /";
+                  };
+                  example = "/v1/models";
+                  description = "Path of the request, with its query.";
+                };
+                headers = lib.mkOption {
+                  type = types.attrsOf aistack.types.oneLine;
+                  default = { };
+                  example = {
+                    Content-Type = "application/json";
+                  };
+                  description = "Headers of the request.";
+                };
+                body = lib.mkOption {
+                  type = types.nullOr types.str;
+                  default = null;
+                  example = ''{"prompt": "hello"}'';
+                  description = "Body of the request.";
+                };
+                status = lib.mkOption {
+                  type = types.ints.between 100 599;
+                  default = 200;
+                  example = 404;
+                  description = "Status of the answer.";
+                };
+                contains = lib.mkOption {
+                  type = types.listOf types.str;
+                  default = [ ];
+                  example = [ "\"object\":" ];
+                  description = "Texts that the answer must contain.";
+                };
+              };
+            }
+          );
+          default = [ ];
+          example = [
+            {
+              path = "/v1/models";
+              contains = [ "data" ];
+            }
+          ];
+          description = "Requests that a candidate gets in its isolated test, with the answers that its clients rely on.";
+        };
+        openapi = lib.mkOption {
+          type = types.nullOr (types.either types.package aistack.types.hostPath);
+          default = null;
+          example = lib.literalExpression ''pkgs.writeText "openapi.json" (builtins.toJSON { … })'';
+          description = "OpenAPI document (JSON) that a candidate must keep: every GET without parameters is tried.";
+        };
+      };
+    };
   };
 }

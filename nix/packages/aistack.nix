@@ -23,6 +23,7 @@ python3Packages.buildPythonApplication {
   dependencies = [
     python3Packages.click
     python3Packages.pydantic
+    python3Packages.requests
     python3Packages.rich
   ];
 

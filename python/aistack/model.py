@@ -205,6 +205,33 @@ class Hardening(_Model):
     tmpfs: list[str]
 
 
+class ContractRequest(_Model):
+    """A request that a candidate gets in its isolated test, and what its answer must be."""
+
+    method: Annotated[str, StringConstraints(pattern=r"^[A-Z]+$")]
+    path: Annotated[str, StringConstraints(pattern=r"^/[^\s\x00]*$")]
+    headers: dict[Text, Annotated[str, StringConstraints(pattern=r"^[^\x00\n\r]*$")]]
+    body: str | None
+    status: Annotated[int, Field(ge=100, le=599)]
+    contains: list[str]
+
+
+class DeployTest(_Model):
+    """What a candidate must do in its isolated test beside getting ready."""
+
+    soak_seconds: SecondsOrZero
+    timeout_seconds: Seconds
+    requests: list[ContractRequest]
+    openapi: AbsolutePath | None
+
+
+class Deploy(_Model):
+    """How a deployment of a service switches, and tests before that."""
+
+    strategy: Literal["restart", "bridge"]
+    test: DeployTest
+
+
 class Service(_Model):
     """One service: a container of this stack, or one that runs elsewhere (`external`)."""
 
@@ -230,6 +257,7 @@ class Service(_Model):
     extra_options: list[str]
     stop_timeout_seconds: SecondsOrZero
     rollback_policy: Literal["image", "system", "none"]
+    deploy: Deploy
 
     @model_validator(mode="after")
     def _external_or_container(self) -> Self:

@@ -96,6 +96,10 @@ def service(name: str, **changes: Any) -> Document:  # noqa: ANN401  (any JSON v
         "extraOptions": [],
         "stopTimeoutSeconds": 10,
         "rollbackPolicy": "image",
+        "deploy": {
+            "strategy": "restart",
+            "test": {"soakSeconds": 0, "timeoutSeconds": 5, "requests": [], "openapi": None},
+        },
     }
     return {**entry, **changes}
 

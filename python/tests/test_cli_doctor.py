@@ -52,7 +52,8 @@ esac
 
 def state(host: fakehost.FakeHost, unit: str, active: str = "active", **properties: str) -> None:
     """Let systemd say this of a unit."""
-    wanted = {"aistack.target": "multi-user.target", "aistack-network.service": ""}.get(unit, "aistack.target")
+    by_others = dict.fromkeys(("aistack-network.service", *hosts.ON_DEMAND), "")
+    wanted = {"aistack.target": "multi-user.target", **by_others}.get(unit, "aistack.target")
     fields = {"Id": unit, "LoadState": "loaded", "ActiveState": active, "SubState": "x", "Result": "success"}
     fields |= {"NeedDaemonReload": "no", "WantedBy": wanted, **properties}
     text = "".join(f"{key}={value}\n" for key, value in fields.items())
@@ -86,8 +87,10 @@ def well(host: fakehost.FakeHost, monkeypatch: pytest.MonkeyPatch, listener: int
     )
     host.declare({"app": app}, secrets={"KEY": {"file": str(secret), "as": "env"}})
     (host.root / ".env").write_text("# Generated\nREDIS_HOST=redis\n", encoding="utf-8")
-    for unit in ("aistack.target", "aistack-network.service", TIMER, UNIT):
+    for unit in ("aistack.target", "aistack-network.service", "aistack-secrets.path", TIMER, UNIT):
         state(host, unit)
+    for unit in hosts.RECOVERY:
+        state(host, unit, "inactive")
     release = host.release("app", 1, "good")
     host.verdict("app", phase="ready", release=release.id, readyAt=time.time())
     (host.root / "images").write_text(f"{LIVE}\t{IMAGE}\n{KEPT}\t{IMAGE}\n", encoding="utf-8")
@@ -277,6 +280,50 @@ BROKEN: dict[str, tuple[Callable[[fakehost.FakeHost], object], list[tuple[str, s
     "a timer is not armed": (
         lambda h: state(h, TIMER, "inactive"),
         [("fail", "units", f"{TIMER} is not armed (inactive)", f"systemctl restart {TIMER}")],
+    ),
+    "changed secrets are not noticed": (
+        lambda h: state(h, "aistack-secrets.path", "inactive"),
+        [
+            (
+                "fail",
+                "units",
+                "aistack-secrets.path is not armed (inactive)",
+                "systemctl restart aistack-secrets.path",
+            )
+        ],
+    ),
+    "what ends a deployment that was cut off is not installed": (
+        lambda h: state(h, "aistack-recover-late.timer", "inactive", LoadState="not-found"),
+        [
+            (
+                "fail",
+                "units",
+                "aistack-recover-late.timer is not-found",
+                "systemctl cat aistack-recover-late.timer; bundle/install",
+            )
+        ],
+    ),
+    "what ends a deployment that was cut off is not started at boot": (
+        lambda h: state(h, "aistack-recover.service", "inactive", WantedBy=""),
+        [
+            (
+                "fail",
+                "units",
+                "aistack-recover.service is not enabled: it is not started at boot",
+                "systemctl enable aistack-recover.service",
+            )
+        ],
+    ),
+    "what ends a deployment that was cut off failed": (
+        lambda h: (h.root / "failed").write_text("aistack-recover.service loaded failed failed End of deployments\n"),
+        [
+            (
+                "fail",
+                "units",
+                "aistack-recover.service failed",
+                "journalctl -u aistack-recover.service -n 20; systemctl reset-failed aistack-recover.service",
+            )
+        ],
     ),
     "a rollback failed": (
         lambda h: (h.root / "failed").write_text("aistack-rollback@app.service loaded failed failed Last good\n"),

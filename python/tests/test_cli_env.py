@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aistack.cli import env
-from aistack.hooks import overrides
+from aistack.hooks import lock, overrides
 from aistack.hooks.manifest import load
 from aistack.hooks.releases import Store
 
@@ -575,8 +575,8 @@ def fail_and_go_back(host: fakehost.FakeHost, *, back_to: int | None) -> None:
     store = Store.open(str(host.journal_path))
     manifest = load()
     environment = {**DECLARED, "LOG_LEVEL": "debug"}
-    raw = manifest.service("app").raw
-    bad = store.declare("app", fakehost.image(1), "registry.example/app:1", environment, raw)
+    entry = manifest.service("app").identity
+    bad = store.declare("app", fakehost.image(1), "registry.example/app:1", environment, entry)
     store.condemn(bad, "never ready (exited)", "", store.get("app", back_to) if back_to is not None else None)
     store.close()
     host.when("restart", UNIT, service="app", active="failed", release=bad.id, code=1)
@@ -834,3 +834,39 @@ def test_what_was_set_is_what_show_shows_and_a_shell_reads(
     script = f"set -a; . {path}; exec /usr/bin/env -0"
     read = subprocess.run(["/bin/sh", "-c", script], env={}, capture_output=True, text=True, check=True).stdout
     assert {k: v for k, _, v in (p.partition("=") for p in read.split("\0")) if k in expected} == expected
+
+
+@pytest.mark.parametrize("words", [("set", "LOG_LEVEL=debug"), ("unset", "--all"), ("restore", "1")])
+def test_a_restart_while_a_deployment_is_under_way_is_code_4_and_nothing_is_recorded(
+    running: fakehost.FakeHost, words: tuple[str, ...]
+) -> None:
+    for level in ("trace", "warn"):
+        assert running.run("env", "set", f"LOG_LEVEL={level}").code == 0
+    before = document(running)
+    with lock.acquire(load(), "aistack deploy app"):
+        answer = running.run("env", *words, "--restart")
+        assert answer.code == 4
+        assert "the lock is held by `aistack deploy app` (process " in answer.err
+        assert document(running) == before
+        assert not [call for call in running.calls() if call.startswith("systemctl restart")]
+        assert running.run("env", *words).code == 0
+    assert document(running) != before
+
+
+def test_what_failed_with_a_deployed_image_is_known_to_fail_too(running: fakehost.FakeHost) -> None:
+    store = Store.open(str(running.journal_path))
+    entry = load().service("app").identity
+    declared, new = (fakehost.image(number) for number in (1, 2))
+    (running.root / "images").write_text(f"registry.example/app:1\t{declared}\nlocal/new:2\t{new}\n")
+    found = store.stage("app", new, "local/new:2", DECLARED, entry, source="deployment 1", base=declared)
+    with store:
+        store.choose_within(found)
+    store.probation(found)
+    store.bless(found)
+    bad = store.declare("app", declared, "registry.example/app:1", {**DECLARED, "LOG_LEVEL": "debug"}, entry)
+    store.condemn(bad, "never ready (exited)", "", found)
+    store.close()
+    assert bad.image_id == new
+    running.verdict("app", phase="ready", release=found.id, readyAt=1_700_000_000.5, ok=True)
+    answer = running.run("env", "set", "LOG_LEVEL=debug")
+    assert f"app: {bad} had this environment and failed (never ready (exited))" in answer.out

@@ -9,6 +9,9 @@ import pty
 import fakehost
 import pytest
 
+from aistack.hooks import lock
+from aistack.hooks.manifest import load
+
 UNIT = "podman-aistack-app.service"
 ROLLBACK_UNIT = "aistack-rollback@app.service"
 
@@ -244,3 +247,30 @@ def test_failed_dependents_are_started_again(host: fakehost.FakeHost) -> None:
     assert answer.code == 0
     assert answer.json["restored"] == ["web"]
     assert "systemctl start --no-block podman-aistack-web.service" in host.calls()
+
+
+def test_while_a_deployment_is_under_way_it_is_code_4_and_nothing_changes(app: fakehost.FakeHost) -> None:
+    with lock.acquire(load(), "aistack deploy app"):
+        answer = app.run("rollback", "app", "--yes")
+        assert app.run("rollback", "app", "--dry-run").code == 0
+    assert answer.code == 4
+    assert "the lock is held by `aistack deploy app` (process " in answer.err
+    assert restarts(app) == []
+    assert current(app) == 3
+
+
+def test_another_release_that_was_chosen_while_it_was_asked_for_is_not_left(
+    app: fakehost.FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aistack.cli.output.confirm", lambda *_, **__: app.release("app", 4, "good"))
+    answer = app.run("rollback", "app")
+    assert answer.code == 2
+    assert "was chosen meanwhile" in answer.err
+    assert restarts(app) == []
+    assert current(app) == 4
+
+
+def test_the_lock_is_free_afterwards(app: fakehost.FakeHost) -> None:
+    app.when("restart", UNIT, service="app", active="active", release=2)
+    assert app.run("rollback", "app", "--yes").code == 0
+    assert lock.holder(load()) is None

@@ -94,7 +94,7 @@ def test_completion_offers_commands_and_declared_services(host: fakehost.FakeHos
             "relay": fakehost.external(1),
         }
     )
-    assert complete("aistack re") == ["releases"]
+    assert complete("aistack rel") == ["releases"]
     assert sorted(complete("aistack status re")) == ["redis", "relay"]
     assert complete("aistack rollback re") == ["redis"]
     assert "--json" in complete("aistack status --")

@@ -12,7 +12,7 @@ import fakehost
 import pytest
 
 from aistack.cli import status
-from aistack.hooks.releases import Store
+from aistack.hooks.releases import Release, Store
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -335,3 +335,82 @@ def test_a_service_that_hit_its_start_limit_says_that_it_is_retried(
 def test_the_retry_that_is_promised_is_the_one_that_is_rendered() -> None:
     timer = ROOT / "bundle/reference/etc/systemd/system/aistack-retry@.timer"
     assert f"OnActiveSec={status.RETRY_SECONDS}s" in timer.read_text(encoding="utf-8").splitlines()
+
+
+PERMANENT = (
+    "it stays until Nix declares another image; to make it permanent: "
+    'services.aistack.services.app.image = "local/new:2"'
+)
+
+
+def deploy(host: fakehost.FakeHost) -> Release:
+    """Let app run an image that was deployed in place of the declared one."""
+    host.declare({"app": fakehost.service("app")})
+    declared = host.release("app", 1, "good")
+    store = Store.open(str(host.journal_path))
+    try:
+        found = store.stage(
+            "app",
+            fakehost.image(2),
+            "local/new:2",
+            host.environment("app"),
+            {"number": 1},
+            source="deployment 1",
+            base=declared.image_id,
+        )
+        with store:
+            store.choose_within(found)
+        store.probation(found)
+        store.bless(found)
+    finally:
+        store.close()
+    host.unit("app", "active")
+    host.verdict("app", phase="ready", release=found.id, readyAt=time.time(), startSeconds=0.5)
+    return found
+
+
+def test_a_deployed_image_is_said_to_be_one_and_how_to_make_it_permanent(host: fakehost.FakeHost) -> None:
+    release = deploy(host)
+    answer = host.run("status")
+    assert answer.code == 0
+    assert f"app: {release} runs, deployed in place of the image that Nix declares" in answer.out
+    assert f"next: {PERMANENT}; to go back: aistack rollback app" in answer.out
+    assert "not the declared" not in answer.out
+    row = rows(host.run("status", "--json"))["app"]
+    assert (row["runs_declared"], row["runs_deployed"]) == (False, True)
+    listed = host.run("releases", "app")
+    assert f"app: {release} was deployed: {PERMANENT}" in listed.out
+    entries = host.run("releases", "app", "--json").json["releases"]
+    assert [(entry["id"], entry["deployed"]) for entry in entries] == [(release.id, True), (1, False)]
+
+
+def test_a_deployed_image_stays_one_over_its_next_start(host: fakehost.FakeHost) -> None:
+    release = deploy(host)
+    store = Store.open(str(host.journal_path))
+    try:
+        base = fakehost.image(1)
+        environment = {**host.environment("app"), "NEW": "1"}
+        again = store.declare("app", base, "registry.example/app:1", environment, {"number": 1})
+    finally:
+        store.close()
+    assert (again.image_id, again.id != release.id) == (release.image_id, True)
+    host.verdict("app", phase="ready", release=again.id, readyAt=time.time(), startSeconds=0.5)
+    assert f"app: {again} runs, deployed in place of the image that Nix declares" in host.run("status").out
+
+
+def test_a_deployed_image_that_was_gone_back_to_is_not_the_declared_one(host: fakehost.FakeHost) -> None:
+    release = deploy(host)
+    bad = host.release("app", 3, "bad", reason="never ready")
+    answer = host.run("status")
+    assert f"app: release {release.id} runs, not the declared {bad.id} (bad: never ready)" in answer.out
+    assert "deployed in place" not in answer.out
+
+
+def test_what_nobody_deployed_is_not_said_to_be(host: fakehost.FakeHost) -> None:
+    host.declare({"app": fakehost.service("app")})
+    host.release("app", 1, "good")
+    host.unit("app", "active")
+    host.verdict("app", phase="ready", release=1, readyAt=time.time())
+    assert "deployed" not in host.run("status").out
+    assert "deployed" not in host.run("releases").out
+    assert rows(host.run("status", "--json"))["app"]["runs_deployed"] is False

@@ -28,7 +28,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/guide.md", "docs/troubleshooting.md"]
+NAMES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/guide.md",
+    "docs/deploying.md",
+    "docs/troubleshooting.md",
+]
 GUIDE = "docs/guide.md"
 
 # What the documentation may quote.

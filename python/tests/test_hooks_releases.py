@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from aistack.hooks import start_pre
+from aistack.hooks.deploys import Deploys
 from aistack.hooks.errors import UNEXPECTED, HookError
 from aistack.hooks.manifest import Manifest
 from aistack.hooks.releases import BAD, GOOD, PROBATION, STAGED, Damaged, Release, Store
@@ -660,9 +661,9 @@ def test_another_programs_database_is_set_aside_unchanged(
 def test_a_journal_of_a_newer_version_is_refused_and_left_alone(path: str) -> None:
     Store.open(path).close()
     newer = sqlite3.connect(path)
-    newer.execute("PRAGMA user_version = 3")
+    newer.execute("PRAGMA user_version = 1000")
     newer.close()
-    with pytest.raises(HookError, match=r"written by a newer aistack \(version 3\); install that one") as caught:
+    with pytest.raises(HookError, match=r"written by a newer aistack \(version 1000\); install that one") as caught:
         Store.open(path)
     assert not isinstance(caught.value, Damaged)
 
@@ -674,7 +675,10 @@ def test_a_journal_of_version_1_is_taken_over(path: str) -> None:
     third = declare(store, 3)
     store.close()
     older = sqlite3.connect(path)
-    older.executescript("ALTER TABLE release DROP COLUMN turn; PRAGMA user_version = 1;")
+    older.executescript(
+        "ALTER TABLE release DROP COLUMN turn; ALTER TABLE release DROP COLUMN base; DROP TABLE deploy;"
+        "PRAGMA user_version = 1;"
+    )
     older.close()
     store = Store.open(path)
     # In which order the others ran is not known: the newest comes first.
@@ -683,6 +687,33 @@ def test_a_journal_of_version_1_is_taken_over(path: str) -> None:
     declare(store, 1)
     assert [release.id for release in store.good("redis", third)] == [first.id, second.id]
     store.close()
+
+
+def test_a_journal_of_version_2_is_taken_over(path: str) -> None:
+    store = Store.open(path)
+    first = good(store, 1)
+    store.close()
+    older = sqlite3.connect(path)
+    older.executescript("ALTER TABLE release DROP COLUMN base; DROP TABLE deploy; PRAGMA user_version = 2;")
+    older.close()
+    store = Store.open(path)
+    (found,) = store.history()
+    assert (found.id, found.base, found.deployed) == (first.id, first.image_id, False)
+    assert Deploys(store).history() == []
+    store.close()
+
+
+def test_a_release_that_was_given_up_while_it_started_stays_bad(store: Store) -> None:
+    first = good(store, 1)
+    second = declare(store, 2)
+    store.probation(second)
+    seen_by_its_start = store.get("redis", second.id)
+    assert seen_by_its_start is not None
+    store.condemn(second, "ended", "", first)
+    store.probation(seen_by_its_start)
+    found = store.get("redis", second.id)
+    assert found is not None
+    assert (found.state, found.reason) == (BAD, "ended")
 
 
 def test_a_row_that_is_no_release(path: str, store: Store) -> None:
@@ -793,6 +824,7 @@ def test_a_journal_that_became_read_only(small_disk: Callable[[str], Path]) -> N
 def test_the_schema_of_a_release_is_documented_by_its_columns(store: Store) -> None:
     release = declare(store, 1)
     assert {name: type(getattr(release, name)) for name in release.__slots__} == {
+        "base": str,
         "changed": float,
         "created": float,
         "entry": dict,

@@ -152,7 +152,7 @@ def test_a_host_that_lacks_things_is_told_all_of_them_at_once(bare: Host) -> Non
         "the Python module click is needed",
         "the Python module pydantic is needed",
         "the Python module rich is needed",
-        "apt-get install systemd podman python3-click python3-pydantic python3-rich",
+        "apt-get install systemd podman python3-click python3-pydantic python3-requests python3-rich",
     ):
         assert part in done.stderr
     assert not [name for name in bare.files() if name not in before and "aistack" in name]

@@ -168,7 +168,7 @@ with subtest("not ready yet: postgres is shutting down"):
     machine.wait_until_succeeds(psql("echo 'SELECT 1/(count(*)-1) FROM pg_stat_activity WHERE usename = current_user'"))
     machine.succeed("podman kill --signal TERM aistack-postgres")
     said = "the database system is shutting down (SQLSTATE 57P03)"
-    machine.wait_until_succeeds("! aistack preflight app > /tmp/said; grep 'shutting down' /tmp/said", timeout=20)
+    machine.wait_until_succeeds("! aistack preflight app > /tmp/said; grep 'shutting down' /tmp/said", timeout=90)
     expect("app", "dependency postgres", "not ready yet", said, permanent=False, fix=look)
     machine.succeed("pkill --full 'sleep 1000'")
     machine.wait_until_succeeds("aistack preflight app", timeout=60)

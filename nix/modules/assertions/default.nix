@@ -2,6 +2,7 @@
 {
   imports = [
     ./dependencies.nix
+    ./deploy.nix
     ./environment.nix
     ./health.nix
     ./images.nix

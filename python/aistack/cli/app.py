@@ -31,9 +31,15 @@ COMMANDS = {
     "health": "Show what the health checks found, when, and what follows.",
     "doctor": "Check everything, and say how to mend what is wrong.",
     "preflight": "Run every check of a start now, without starting anything.",
+    "deploy": "Deploy another image of a service, tested first, and gone back from if it fails.",
     "releases": "Show the releases of each service and what became of them.",
     "network": "Look for what is wrong with the stack's network, and mend it.",
     "rollback": "Go back to an earlier release of a service.",
+    "recover": "End deployments that were cut off.",
+    "lock": "Show who deploys right now.",
+    "validate": "Check Containerfiles, Python, Nix, shell and .env files.",
+    "preswitch": "Test what an incoming NixOS generation changes, before it is activated.",
+    "metrics": "Show how deployments went.",
     "env": "Show the environment, and override it while the stack runs.",
     "schema": "Print the JSON Schema of the manifest, or check a manifest.",
     "completion": "Print the completion script for a shell.",
@@ -70,7 +76,8 @@ class LazyGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=(
         "Exit codes: 0 done, 1 unexpected, 2 usage or configuration, 3 dependency missing, "
-        "4 lock held, 7 rolled back, 8 down, 124 timed out. Data goes to standard output, "
+        "4 lock held, 5 not valid or not built, 6 isolated test failed, 7 rolled back, 8 down, "
+        "124 timed out. Data goes to standard output, "
         "everything else to standard error. AISTACK_MANIFEST names another manifest than "
         "/etc/aistack/stack.json, AISTACK_DEBUG=1 shows where an error came from."
     ),

@@ -17,7 +17,7 @@ from click.shell_completion import CompletionItem
 from aistack.cli import output, restart, stack
 from aistack.cli.options import json_option
 from aistack.errors import ExitCode, StoreError, UsageError, printable
-from aistack.hooks import overrides, runtime
+from aistack.hooks import lock, overrides, runtime
 from aistack.hooks.errors import HookError
 from aistack.hooks.manifest import load
 from aistack.hooks.releases import BAD, fingerprint
@@ -235,8 +235,9 @@ def set_(*, assignments: tuple[str, ...], with_restart: bool, as_json: bool) -> 
     """Override keys: all of them, or none if one is not right.
 
     A container sees a new value at its next start. Exit code 0 if it is recorded (and, with
-    --restart, if every service serves with it), 2 if a value is not right, 7 if a service went back
-    to its old environment, 8 if one is down.
+    --restart, if every service serves with it), 2 if a value is not right, 4 if it is to restart while a
+    deployment is under way (nothing is recorded then), 7 if a service went back to its old
+    environment, 8 if one is down.
     """
     manifest = _load()
     values = _parsed(manifest, assignments)
@@ -367,6 +368,8 @@ def _change(
     stack.validate(manifest)
     _require_writer(manifest, f"aistack env {name}")
     with contextlib.ExitStack() as opened:
+        if with_restart:
+            opened.enter_context(lock.acquire(manifest, f"aistack env {name} --restart"))
         store = _store(manifest, opened, needed=with_restart)
         before, after = overrides.change(manifest, _who(), what, decide)
         effective_before = manifest.environment
@@ -469,7 +472,10 @@ def _known_bad(service: Service, environment: Values, store: Store | None) -> Re
     if store is None or declared is None or store.last_good(service.name) is None:
         return None
     image = runtime.images().get(service.image_ref, declared.image_id)
-    wanted = fingerprint(image, environment, service.raw)
+    running = store.current(service.name)
+    if running is not None and running.deployed and running.base == image:
+        image = running.image_id
+    wanted = fingerprint(image, environment, service.identity)
     return next((r for r in store.history(service.name) if r.fingerprint == wanted and r.state == BAD), None)
 
 

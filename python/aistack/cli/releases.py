@@ -9,6 +9,7 @@ import click
 
 from aistack.cli import drift, output, stack
 from aistack.cli.options import complete_container_service, json_option
+from aistack.cli.status import permanent
 from aistack.errors import UsageError
 from aistack.hooks import runtime
 from aistack.hooks.manifest import load
@@ -71,6 +72,7 @@ def _entry(manifest: Manifest, store: Store, release: Release) -> dict[str, Any]
         "state": release.state,
         "current": current is not None and current.id == release.id,
         "declared": declared is not None and declared.id == release.id,
+        "deployed": release.deployed,
         "image_id": release.image_id,
         "image_ref": release.image_ref,
         "source": release.source,
@@ -113,6 +115,8 @@ def _show(manifest: Manifest, releases: Sequence[Release], entries: Sequence[dic
         )
     for release, entry in zip(releases, entries, strict=True):
         service = manifest.services.get(release.service)
+        if entry["current"] and entry["deployed"]:
+            output.line(f"{release.service}: {release} was deployed: {permanent(release)}")
         if entry["current"] and entry["environment_differs"] and service is not None:
             words = in_words(manifest, release.environment, runtime.public_environment(manifest, service))
             output.line(f"{release.service}: release {release.id} has {words}")

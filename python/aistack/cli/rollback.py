@@ -11,7 +11,7 @@ from aistack.cli import output, stack
 from aistack.cli.options import complete_container_service, json_option
 from aistack.cli.restart import active, after_automatic_rollback, serving, why
 from aistack.errors import ExitCode, UsageError
-from aistack.hooks import rollback, runtime
+from aistack.hooks import lock, rollback, runtime
 from aistack.hooks.manifest import load
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def command(*, service: str, to: int | None, dry_run: bool, yes: bool, as_json: 
 
     Restarts the unit, and starts failed services that depend on it again. What Nix declares stays
     recorded, and the choice holds until Nix declares something new. Exit code 0 if the release
-    serves, 7 if it failed and an earlier one serves, 8 if the service is down.
+    serves, 4 if a deployment is under way (nothing is changed then), 7 if it failed and an earlier
+    one serves, 8 if the service is down.
     """
     manifest = load()
     entry = manifest.container_service(service)
@@ -64,7 +65,12 @@ def command(*, service: str, to: int | None, dry_run: bool, yes: bool, as_json: 
                 f"Restart {entry.unit} with {target} ({target.state}) instead of {current}?",
                 yes=yes,
             )
-            result = _go(manifest, entry, store, target)
+            with lock.acquire(manifest, f"aistack rollback {service}"):
+                # Nobody held the lock while it was asked for.
+                now = store.current(service)
+                if now is not None and (current is None or now.id != current.id):
+                    raise _nothing(service, f"{now} was chosen meanwhile")
+                result = _go(manifest, entry, store, target)
     if as_json:
         output.document(
             {

@@ -89,6 +89,19 @@ def require_root(manifest: Manifest, command: str) -> None:
 
 
 @contextlib.contextmanager
+def journal_or_new(manifest: Manifest) -> Iterator[Store]:
+    """Open the release journal, made if no service was ever started, and close it afterwards.
+
+    Raises:
+        StoreError: it is damaged, locked or of another version; says what to do about it.
+    """
+    if not has_journal(manifest):
+        Store.open(journal_path(manifest)).close()
+    with journal(manifest) as store:
+        yield store
+
+
+@contextlib.contextmanager
 def journal(manifest: Manifest) -> Iterator[Store]:
     """Open the release journal that is there, and close it afterwards.
 

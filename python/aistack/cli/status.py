@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,14 @@ class Row:
         """Whether another release runs than the one Nix declares."""
         return self.release is not None and self.declared is not None and self.release.id != self.declared.id
 
+    @property
+    def deployed(self) -> bool:
+        """Whether a deployed image runs in place of the one that Nix still declares."""
+        release, declared = self.release, self.declared
+        if release is None or not release.deployed:
+            return False
+        return declared is None or declared.id == release.id or release.base in (declared.base, declared.image_id)
+
     def data(self) -> dict[str, Any]:
         """Return the row for --json."""
         return {
@@ -88,6 +97,7 @@ class Row:
             "release": _release_data(self.release),
             "declared_release": _release_data(self.declared),
             "runs_declared": None if self.release is None else not self.off_course,
+            "runs_deployed": None if self.release is None else self.deployed,
             "environment_differs": [] if self.drift is None else list(self.drift.data),
             "reason": self.reason,
             "notice": self.notice,
@@ -445,7 +455,11 @@ def _release_cell(row: Row) -> str:
 
 def _show_details(row: Row) -> None:
     """Print what the table has no room for: why, and what to do."""
-    if row.off_course and row.release is not None and row.declared is not None:
+    if row.deployed and row.release is not None:
+        runs = "runs" if row.state in SERVING else "is what the next start runs"
+        output.line(f"{row.service}: {row.release} {runs}, deployed in place of the image that Nix declares")
+        output.indented(f"next: {permanent(row.release)}; to go back: aistack rollback {row.service}", 2)
+    elif row.off_course and row.release is not None and row.declared is not None:
         why = f": {row.declared.reason}" if row.declared.reason else ""
         runs = "runs" if row.state in SERVING else "is what the next start runs"
         output.line(
@@ -468,6 +482,14 @@ def _show_details(row: Row) -> None:
         output.indented(check_line(check), 2)
     if row.hint is not None:
         output.indented(f"next: {row.hint}", 2)
+
+
+def permanent(release: Release) -> str:
+    """Return how a deployed image becomes the declared one."""
+    return (
+        f"it stays until Nix declares another image; to make it permanent: "
+        f"services.aistack.services.{release.service}.image = {json.dumps(release.image_ref)}"
+    )
 
 
 def check_line(check: dict[str, Any]) -> str:

@@ -28,6 +28,10 @@ FAIL = "fail"  # it does not work, or is not safe
 # Seconds for a question that is answered in a tenth of one: a podman that hangs must not hang this.
 ASK_TIMEOUT = 20.0
 
+# They end deployments that were cut off: one at every start of the stack, the others while a deployment is under way.
+ON_DEMAND = ("aistack-recover-late.service", "aistack-recover-late.timer")
+RECOVERY = ("aistack-recover.service", *ON_DEMAND)
+
 T = TypeVar("T")
 
 
@@ -109,10 +113,16 @@ class Host:
         return [f"aistack-health-{seconds:g}.timer" for seconds in sorted(intervals)]
 
     @property
+    def secrets(self) -> list[str]:
+        """The unit that watches the files of secrets, if there are any to watch."""
+        used = any(service.secrets for service in self.containers)
+        return ["aistack-secrets.path"] if self.manifest.secret_rotation and used else []
+
+    @property
     def unit_names(self) -> list[str]:
         """The units that are there all the time; those of retries and rollbacks come and go."""
         own = [service.unit for service in self.containers]
-        return ["aistack.target", "aistack-network.service", *own, *self.timers]
+        return ["aistack.target", "aistack-network.service", *RECOVERY, *self.secrets, *own, *self.timers]
 
     @_once
     def units(self) -> dict[str, dict[str, str]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aistack.cli import env
-from aistack.doctor.host import ASK_TIMEOUT, Finding, fail, fine, warn
+from aistack.doctor.host import ASK_TIMEOUT, ON_DEMAND, RECOVERY, Finding, fail, fine, warn
 from aistack.errors import ExitCode
 from aistack.hooks import runtime
 
@@ -92,13 +92,15 @@ def _unit(name: str, state: dict[str, str], *, stopped: bool) -> Iterator[Findin
         yield warn("units", f"{name} was changed on disk, and systemd uses the old one", "systemctl daemon-reload")
     # A service is wanted by its dependents too, and the network by nobody else: whoever needs it starts it.
     starter = "multi-user.target" if name == "aistack.target" else "aistack.target"
-    if name != "aistack-network.service" and starter not in state.get("WantedBy", "").split():
+    started_by_others = ("aistack-network.service", *ON_DEMAND)
+    if name not in started_by_others and starter not in state.get("WantedBy", "").split():
         yield fail(
             "units", f"{name} is not enabled: it is not started at boot", f"systemctl enable {shlex.quote(name)}"
         )
-    idle = name.endswith((".timer", ".target")) or name == "aistack-network.service"
-    if idle and not stopped and state.get("ActiveState") not in ("active", "activating", "reloading"):
-        word = "armed" if name.endswith(".timer") else "active"
+    stays = name.endswith((".timer", ".target", ".path")) or name == "aistack-network.service"
+    runs = state.get("ActiveState") in ("active", "activating", "reloading")
+    if stays and name not in ON_DEMAND and not stopped and not runs:
+        word = "armed" if name.endswith((".timer", ".path")) else "active"
         yield fail("units", f"{name} is not {word} ({state.get('ActiveState')})", f"systemctl restart {name}")
 
 
@@ -108,7 +110,7 @@ def _failed(host: Host) -> Iterator[Finding]:
     _, out, _ = runtime.run(listing, ASK_TIMEOUT)
     for line in out.splitlines():
         name = line.split()[0] if line.split() else ""
-        if name and name not in host.unit_names:
+        if name and (name in RECOVERY or name not in host.unit_names):
             yield fail("units", f"{name} failed", f"journalctl -u {name} -n 20; systemctl reset-failed {name}")
 
 

@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from aistack.hooks.manifest import Manifest
 
 ALONE = ("secrets",)  # verbs without a service
-VERBS = ("start-pre", "await-ready", "health", "network", "rollback", "bless", "retry")
+VERBS = ("start-pre", "await-ready", "health", "network", "rollback", "bless", "retry", "recover")
 INTERRUPTED = 130  # as a shell counts SIGINT
 _LONGEST_LINE = 4000  # characters; long enough for the names of every service of a large stack
-USAGE = f"usage: aistack-hook {'|'.join(VERBS)} SERVICE (health: SECONDS, network: NETWORK), or {'|'.join(ALONE)}"
+USAGE = (
+    f"usage: aistack-hook {'|'.join(VERBS)} SERVICE "
+    f"(health: SECONDS, network: NETWORK, recover: before-start|late), or {'|'.join(ALONE)}"
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -77,6 +80,10 @@ def _verb(name: str) -> Callable[[Manifest, str], int]:
         from aistack.hooks.network import up
 
         return up
+    if name == "recover":
+        from aistack.hooks.recover import recover
+
+        return recover
     from aistack.hooks import rollback
 
     return {"rollback": rollback.on_failure, "bless": rollback.bless, "retry": rollback.retry}[name]

@@ -159,6 +159,24 @@ _SERVICE = {
     "hardening": {"capDrop": [_line], "capAdd": [_line]},
     "stopTimeoutSeconds": _seconds,
     "rollbackPolicy": frozenset({"image", "system", "none"}),
+    "deploy": {
+        "strategy": frozenset({"restart", "bridge"}),
+        "test": {
+            "soakSeconds": _seconds,
+            "timeoutSeconds": _duration,
+            "requests": [
+                {
+                    "method": _line,
+                    "path": _line,
+                    "headers": {_text: _line},
+                    "body": (_text, None),
+                    "status": _count,
+                    "contains": [_text],
+                }
+            ],
+            "openapi": (_path, None),
+        },
+    },
 }
 _MANIFEST = {
     "stateDir": _path,
@@ -361,6 +379,11 @@ class Service:
         self.cap_add: list[str] = raw["hardening"]["capAdd"]
         self.stop_timeout: float = raw["stopTimeoutSeconds"]
         self.rollback_policy: str = raw["rollbackPolicy"]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of its entry makes a release another one: all but how a deployment goes about it."""
+        return {key: value for key, value in self.raw.items() if key != "deploy"}
 
     @property
     def external(self) -> bool:

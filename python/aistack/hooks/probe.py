@@ -153,6 +153,9 @@ def addresses(manifest: Manifest, service: Service) -> tuple[list[str], Result |
     server = manifest.gateway
     try:
         found = resolve(service.name, server)
+        if len(found) > 1 and service.container:
+            # While a deployment switches, another container has the name too; what is asked about is the unit's own.
+            found = resolve(service.container, server) or found
     except TimeoutError:
         return [], Result(TIMED_OUT, f"the network's name server {server}:53 did not answer", f"{server}:53")
     except OSError as error:

@@ -15,6 +15,7 @@ import os
 import sqlite3
 import time
 
+from aistack.hooks import deploys
 from aistack.hooks.errors import UNEXPECTED, HookError, printable
 
 TYPE_CHECKING = False
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
 
 STAGED, PROBATION, GOOD, BAD = "staged", "probation", "good", "bad"
 
-_VERSION = 2
+_VERSION = 3
 _NEEDED = 64 * 1024  # bytes; what SQLite puts beside a database in WAL mode that is only read (32 KiB), and some
-_SCHEMA = """
+_SCHEMA = (
+    """
 CREATE TABLE release (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   service TEXT NOT NULL,
@@ -42,6 +44,7 @@ CREATE TABLE release (
   reason TEXT NOT NULL DEFAULT '',
   log TEXT NOT NULL DEFAULT '',
   turn INTEGER NOT NULL DEFAULT 0,
+  base TEXT NOT NULL DEFAULT '',
   UNIQUE (service, fingerprint)
 );
 CREATE TABLE current (
@@ -51,22 +54,37 @@ CREATE TABLE current (
 );
 CREATE TABLE loaded (source TEXT PRIMARY KEY, image_id TEXT NOT NULL);
 """
+    + deploys.SCHEMA
+)
 # From version 1, which did not know in which order releases ran last; the highest turn is the last one's.
 _FROM_1 = """
 ALTER TABLE release ADD COLUMN turn INTEGER NOT NULL DEFAULT 0;
 UPDATE release SET turn = 1 WHERE id IN (SELECT release FROM current);
 """
+# From version 2, which knew no deployments: every release was of the image that Nix declared.
+_FROM_2 = (
+    """
+ALTER TABLE release ADD COLUMN base TEXT NOT NULL DEFAULT '';
+UPDATE release SET base = image_id;
+"""
+    + deploys.SCHEMA
+)
+_UPGRADES = {0: _SCHEMA, 1: _FROM_1 + _FROM_2, 2: _FROM_2}
 _TABLES = frozenset({"release", "current", "loaded"})
 _COLUMNS = (
     "id, service, fingerprint, image_id, image_ref, environment, entry, source, created, state, changed, reason, log, "
-    "turn"
+    "turn, base"
 )
 
 
 class Release:
-    """One row of the table. Times are Unix times in seconds; `image_id` has no `sha256:` in front."""
+    """One row of the table. Times are Unix times in seconds; `image_id` has no `sha256:` in front.
+
+    `base` is the image that Nix declared when the release was made: another one than its own if it was deployed.
+    """
 
     __slots__ = (
+        "base",
         "changed",
         "created",
         "entry",
@@ -98,6 +116,12 @@ class Release:
         self.reason: str = row[11]
         self.log: str = row[12]
         self.turn: int = row[13]
+        self.base: str = row[14]
+
+    @property
+    def deployed(self) -> bool:
+        """Whether it was put in place of the declared image by a deployment."""
+        return self.base != self.image_id
 
     @property
     def proven(self) -> bool:
@@ -151,8 +175,8 @@ class Store:
 
     def _prepare(self, *, create: bool) -> None:
         """Make the schema in a file without one, if `create`; refuse a damaged or foreign file, and other versions."""
-        version = self._rows("PRAGMA user_version")[0][0]
-        tables = {row[0] for row in self._rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        version = self.rows("PRAGMA user_version")[0][0]
+        tables = {row[0] for row in self.rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if (tables or version) and not tables >= _TABLES:
             raise Damaged(self.path, "it is another program's database")
         if not tables and not create:
@@ -160,30 +184,31 @@ class Store:
             raise Damaged(self.path, "it is empty: what history it had is gone")
         if version > _VERSION:
             raise HookError(f"{self.path} was written by a newer aistack (version {version}); install that one")
-        self._rows("PRAGMA journal_mode=WAL")
-        self._rows("PRAGMA synchronous=FULL")
+        self.rows("PRAGMA journal_mode=WAL")
+        self.rows("PRAGMA synchronous=FULL")
         if version == _VERSION:
             # Reads every page's header: a file cut off in the middle is found here, not in the middle of a start.
-            found = self._rows("PRAGMA quick_check(1)")[0][0]
+            found = self.rows("PRAGMA quick_check(1)")[0][0]
             if found != "ok":
                 raise Damaged(self.path, found)
             return
         with self:
-            version = self._rows("PRAGMA user_version")[0][0]
+            version = self.rows("PRAGMA user_version")[0][0]
             if version == _VERSION:
                 return  # another start was faster
-            for statement in (_FROM_1 if version == 1 else _SCHEMA).split(";"):
-                self._rows(statement)
-            self._rows(f"PRAGMA user_version={_VERSION}")
+            for statement in _UPGRADES[version].split(";"):
+                self.rows(statement)
+            self.rows(f"PRAGMA user_version={_VERSION}")
 
-    def _rows(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    def rows(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Execute a statement; for what else is kept in this database. Raises HookError."""
         try:
             return self._db.execute(sql, values).fetchall()
         except sqlite3.Error as error:
             raise _translated(self.path, error) from None
 
     def _releases(self, where: str = "", values: Sequence[object] = ()) -> list[Release]:
-        rows = self._rows(f"SELECT {_COLUMNS} FROM release {where} ORDER BY id DESC", values)
+        rows = self.rows(f"SELECT {_COLUMNS} FROM release {where} ORDER BY id DESC", values)
         try:
             return [Release(row) for row in rows]
         except ValueError as error:
@@ -194,16 +219,16 @@ class Store:
         self._db.close()
 
     def __enter__(self) -> None:
-        self._rows("BEGIN IMMEDIATE")
+        self.rows("BEGIN IMMEDIATE")
 
     def __exit__(self, kind: object, *_: object) -> None:
         try:
             if kind is None:
-                self._rows("COMMIT")
+                self.rows("COMMIT")
         finally:
             # SQLite itself ends a transaction on some errors, and not on others (a full disk, at the end of it).
             if self._db.in_transaction:
-                self._rows("ROLLBACK")
+                self.rows("ROLLBACK")
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -223,14 +248,15 @@ class Store:
     def declared(self, service: str) -> Release | None:
         """The release that Nix declares, whether or not it is the one that runs."""
         row = self._current(service)
-        return self._by_fingerprint(service, row[1]) if row else None
+        return self.by_fingerprint(service, row[1]) if row else None
 
     def _current(self, service: str) -> tuple[int, str] | None:
         """The id of the release to run, and the fingerprint of the declared one."""
-        rows = self._rows("SELECT release, declared FROM current WHERE service = ?", (service,))
+        rows = self.rows("SELECT release, declared FROM current WHERE service = ?", (service,))
         return (rows[0][0], rows[0][1]) if rows else None
 
-    def _by_fingerprint(self, service: str, print_: str) -> Release | None:
+    def by_fingerprint(self, service: str, print_: str) -> Release | None:
+        """The release of `service` with a fingerprint (`fingerprint`), or None."""
         return next(iter(self._releases("WHERE service = ? AND fingerprint = ?", (service, print_))), None)
 
     def last_good(self, service: str, besides: Release | None = None) -> Release | None:
@@ -249,7 +275,7 @@ class Store:
 
     def loaded(self, source: str) -> str | None:
         """The image id that loading the archive at `source` gave, or None if it was never loaded."""
-        rows = self._rows("SELECT image_id FROM loaded WHERE source = ?", (source,))
+        rows = self.rows("SELECT image_id FROM loaded WHERE source = ?", (source,))
         return rows[0][0] if rows else None
 
     # --- changing --------------------------------------------------------------------------------
@@ -257,57 +283,120 @@ class Store:
     def remember_loaded(self, source: str, image_id: str) -> None:
         """Record which image the archive at `source` holds, so that it is loaded once."""
         with self:
-            self._rows("INSERT OR REPLACE INTO loaded VALUES (?, ?)", (source, image_id))
+            self.rows("INSERT OR REPLACE INTO loaded VALUES (?, ?)", (source, image_id))
 
     def declare(
-        self, service: str, image_id: str, image_ref: str, environment: dict[str, str], entry: dict[str, Any]
+        self,
+        service: str,
+        image_id: str,
+        image_ref: str,
+        environment: dict[str, str],
+        entry: dict[str, Any],
     ) -> Release:
         """Record what Nix declares now and return the release to run.
 
         A declaration not seen before is a new release and is run. One that did not change since the last start
         changes nothing: what runs stays (it may have been rolled back or deployed by hand). A declaration known to be
         bad is not tried again while there is a good release; where there is none, it is the only thing to try.
+
+        An image that was deployed in place of the declared one stays for as long as Nix declares that same image:
+        another environment is a new release of the deployed image.
         """
-        print_ = fingerprint(image_id, environment, entry)
-        now = time.time()
         with self:
-            release = self._by_fingerprint(service, print_)
-            if release is None:
-                self._rows(
-                    "INSERT INTO release (service, fingerprint, image_id, image_ref, environment, entry, source, "
-                    "created, state, changed) VALUES (?, ?, ?, ?, ?, ?, 'declared', ?, 'staged', ?)",
-                    (service, print_, image_id, image_ref, json.dumps(environment), json.dumps(entry), now, now),
-                )
-                release = self._by_fingerprint(service, print_)
-            if release is None:
-                raise HookError(f"{self.path}: a release just written cannot be read back")
             row = self._current(service)
             running = self.get(service, row[0]) if row else None
+            base = image_id
+            if running is not None and running.deployed and running.base == base and running.state != BAD:
+                image_id, image_ref = running.image_id, running.image_ref
+            release = self._record(service, image_id, image_ref, environment, entry, source="declared", base=base)
             chosen = release
-            if row is not None and running is not None and row[1] == print_:
+            if row is not None and running is not None and row[1] == release.fingerprint:
                 chosen = running
             if chosen.state == BAD:
                 chosen = self.last_good(service) or release
-            self._set_current(service, chosen.id, print_)
+            self._set_current(service, chosen.id, release.fingerprint)
         return chosen
+
+    def stage(
+        self,
+        service: str,
+        image_id: str,
+        image_ref: str,
+        environment: dict[str, str],
+        entry: dict[str, Any],
+        *,
+        source: str,
+        base: str,
+    ) -> Release:
+        """Record what a deployment is to run, without choosing it. `base` is the image that Nix declares."""
+        with self:
+            return self._record(service, image_id, image_ref, environment, entry, source=source, base=base)
+
+    def _record(
+        self,
+        service: str,
+        image_id: str,
+        image_ref: str,
+        environment: dict[str, str],
+        entry: dict[str, Any],
+        *,
+        source: str,
+        base: str,
+    ) -> Release:
+        print_ = fingerprint(image_id, environment, entry)
+        release = self.by_fingerprint(service, print_)
+        if release is None:
+            now = time.time()
+            self.rows(
+                "INSERT INTO release (service, fingerprint, image_id, image_ref, environment, entry, source, "
+                "created, state, changed, base) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'staged', ?, ?)",
+                (
+                    service,
+                    print_,
+                    image_id,
+                    image_ref,
+                    json.dumps(environment),
+                    json.dumps(entry),
+                    source,
+                    now,
+                    now,
+                    base,
+                ),
+            )
+            release = self.by_fingerprint(service, print_)
+        elif release.base != base:
+            # The same image may be declared after it was deployed.
+            self.rows("UPDATE release SET base = ? WHERE id = ?", (base, release.id))
+            release.base = base
+        if release is None:
+            raise HookError(f"{self.path}: a release just written cannot be read back")
+        return release
 
     def _set_current(self, service: str, release: int, declared: str) -> None:
         before = self._current(service)
         if before is None or before[0] != release:
             # A number, not a time: clocks jump.
-            self._rows("UPDATE release SET turn = (SELECT 1 + MAX(turn) FROM release) WHERE id = ?", (release,))
-        self._rows("INSERT OR REPLACE INTO current VALUES (?, ?, ?)", (service, release, declared))
+            self.rows("UPDATE release SET turn = (SELECT 1 + MAX(turn) FROM release) WHERE id = ?", (release,))
+        self.rows("INSERT OR REPLACE INTO current VALUES (?, ?, ?)", (service, release, declared))
 
     def _set_state(self, release: Release, state: str, reason: str = "", log: str = "") -> None:
-        self._rows(
+        self.rows(
             "UPDATE release SET state = ?, changed = ?, reason = ?, log = ? WHERE id = ?",
             (state, time.time(), reason, log, release.id),
         )
         release.state, release.reason, release.log = state, reason, log
 
     def probation(self, release: Release) -> None:
-        """The release is ready for the first time since it was chosen; from now on it has to stay so."""
+        """The release is ready for the first time since it was chosen; from now on it has to stay so.
+
+        One that was given up meanwhile, for another one, stays bad.
+        """
         with self:
+            found = self.get(release.service, release.id)
+            row = self._current(release.service)
+            if found is not None and found.state == BAD and row is not None and row[0] != release.id:
+                release.state = BAD
+                return
             self._set_state(release, PROBATION, release.reason, release.log)
 
     def bless(self, release: Release) -> None:
@@ -325,9 +414,13 @@ class Store:
     def choose(self, release: Release) -> None:
         """Make `release` what the next start runs; a bad one gets another try."""
         with self:
-            if release.state == BAD:
-                self._set_state(release, STAGED, release.reason, release.log)
-            self._choose(release)
+            self.choose_within(release)
+
+    def choose_within(self, release: Release) -> None:
+        """As `choose`, as part of a transaction of the caller's."""
+        if release.state == BAD:
+            self._set_state(release, STAGED, release.reason, release.log)
+        self._choose(release)
 
     def _choose(self, release: Release) -> None:
         row = self._current(release.service)
@@ -336,17 +429,20 @@ class Store:
     def prune(self, service: str, retain: int) -> list[Release]:
         """Forget all but the last `retain` good ones to have run and the last `retain` others; returns the forgotten.
 
-        What runs and what is declared always stay.
+        What runs, what is declared and what a deployment is about always stay.
         """
         with self:
             keep = {r.id for r in (self.current(service), self.declared(service)) if r is not None}
+            # What a deployment is about to run, and what it would go back to.
+            for row in self.rows("SELECT release, previous FROM deploy WHERE ended IS NULL"):
+                keep.update(row)
             everything = self.history(service)
             good = sorted((r for r in everything if r.state == GOOD), key=lambda r: (r.turn, r.id), reverse=True)
             for group in (good, [r for r in everything if r.state != GOOD]):
                 keep.update(r.id for r in group[:retain])
             gone = [r for r in everything if r.id not in keep]
             for release in gone:
-                self._rows("DELETE FROM release WHERE id = ?", (release.id,))
+                self.rows("DELETE FROM release WHERE id = ?", (release.id,))
         return gone
 
 

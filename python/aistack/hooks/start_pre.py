@@ -131,7 +131,7 @@ def choose(
         lost = f"the declared image {service.image_ref} {cannot}: {error}; {running} runs on"
         runtime.say(f"{service.name}: {lost}")
         return running, None, lost
-    release = store.declare(service.name, identifier, service.image_ref, environment, service.raw)
+    release = store.declare(service.name, identifier, service.image_ref, environment, service.identity)
     notice: str | None = None
     if release.image_id not in names.values() and runtime.image_id(release.image_id) is None:
         other = _available(store, service, names)

@@ -34,6 +34,7 @@ let
       "command"
       "container"
       "dependsOn"
+      "deploy"
       "devices"
       "environment"
       "external"
@@ -145,6 +146,15 @@ in
       port = null;
       publish = [ ];
       dependsOn = [ ];
+      deploy = {
+        strategy = "restart";
+        test = {
+          soakSeconds = 3;
+          timeoutSeconds = 10;
+          requests = [ ];
+          openapi = null;
+        };
+      };
       wants = [ ];
       probe = null;
       preflight = {

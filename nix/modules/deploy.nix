@@ -1,0 +1,62 @@
+# Recovery: what becomes of a deployment that was cut off. The deployment itself is a command (`aistack deploy`).
+{
+  config,
+  lib,
+  options,
+  ...
+}:
+let
+  cfg = config.services.aistack;
+  inherit (cfg) manifest;
+  inherit (import ../lib { inherit lib; }) timing;
+
+  containers = lib.filterAttrs (_: service: service.external == null) manifest.services;
+
+  # Going back may take a whole series of starts of the slowest service.
+  slowest = lib.foldl' (longest: service: lib.max longest (timing manifest service).series) 0 (
+    lib.attrValues containers
+  );
+
+  recover = description: when: {
+    inherit description;
+    startLimitIntervalSec = 0;
+    restartIfChanged = false;
+    path = [ config.virtualisation.podman.package ];
+    serviceConfig = {
+      Type = "oneshot";
+      ExecStart = "${cfg.hook} recover ${when}";
+      TimeoutStartSec = slowest + 60;
+    };
+  };
+in
+{
+  config = lib.mkIf cfg.enable (
+    lib.optionalAttrs (options ? system.preSwitchChecks) {
+      # Refuses a switch to images that fail their isolated test, while the old system serves.
+      system.preSwitchChecks.aistack = ''
+        ${cfg.package}/bin/aistack preswitch "$1" "''${2-switch}"
+      '';
+    }
+    // {
+      systemd.services = {
+        aistack-recover = recover "End of deployments that were cut off" "before-start" // {
+          wantedBy = [ "aistack.target" ];
+          # What runs next is decided before anything is started.
+          before = map (service: service.unit) (lib.attrValues containers);
+        };
+        # Restarts what has to go back, which nothing that the units wait for could do.
+        aistack-recover-late = recover "End of a deployment that was cut off" "late";
+      };
+
+      # Runs only while a deployment is under way, which starts and stops it.
+      systemd.timers.aistack-recover-late = {
+        description = "Looks whether the deployment that is under way still lives";
+        timerConfig = {
+          OnActiveSec = "15s";
+          OnUnitInactiveSec = "15s";
+          AccuracySec = "1s";
+        };
+      };
+    }
+  );
+}

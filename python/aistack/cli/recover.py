@@ -1,0 +1,52 @@
+"""`aistack recover`: end what a deployment left that was cut off, now rather than in a few seconds."""
+
+from __future__ import annotations
+
+import click
+
+from aistack.cli import output, stack
+from aistack.cli.options import json_option
+from aistack.errors import ExitCode
+from aistack.hooks import lock, recover, runtime
+from aistack.hooks.manifest import load
+
+
+@click.command("recover")
+@json_option
+def command(*, as_json: bool) -> int:
+    """End every deployment that was cut off: what was not blessed is gone back from, what was left over is removed.
+
+    A timer does so while a deployment is under way, and the next boot before the units start. Exit
+    code 4 if a deployment is under way, 8 if a service that was gone back from does not serve.
+    """
+    manifest = load()
+    stack.require_root(manifest, "aistack recover")
+    found: list[recover.Recovered] = []
+    if stack.has_journal(manifest):
+        with lock.acquire(manifest, "aistack recover"), stack.journal(manifest) as store:
+            found = recover.resolve(manifest, store)
+            recover.sweep(manifest)
+        runtime.systemctl("stop", "--no-block", recover.TIMER)
+    if as_json:
+        output.document(
+            {
+                "recovered": [
+                    {
+                        "deployment": each.attempt.id,
+                        "service": each.attempt.service,
+                        "outcome": each.attempt.outcome,
+                        "exit_code": each.attempt.code,
+                        "message": each.line,
+                        "serves": each.serves.id if each.serves is not None else None,
+                    }
+                    for each in found
+                ]
+            }
+        )
+    else:
+        for each in found:
+            output.line(each.line)
+        if not found:
+            output.note("aistack: no deployment was cut off: nothing to do")
+    down = [each for each in found if each.attempt.code == ExitCode.DOWN]
+    return int(ExitCode.DOWN if down else ExitCode.DONE)
