@@ -39,11 +39,16 @@ in
     }
     // {
       systemd.services = {
-        aistack-recover = recover "End of deployments that were cut off" "before-start" // {
-          wantedBy = [ "aistack.target" ];
-          # What runs next is decided before anything is started.
-          before = map (service: service.unit) (lib.attrValues containers);
-        };
+        aistack-recover =
+          lib.recursiveUpdate (recover "End of deployments that were cut off" "before-start")
+            {
+              wantedBy = [ "aistack.target" ];
+              partOf = [ "aistack.target" ];
+              # What runs next is decided before anything is started.
+              before = map (service: service.unit) (lib.attrValues containers);
+              # Once for each start of the stack; until its next one it has been done.
+              serviceConfig.RemainAfterExit = true;
+            };
         # Restarts what has to go back, which nothing that the units wait for could do.
         aistack-recover-late = recover "End of a deployment that was cut off" "late";
       };

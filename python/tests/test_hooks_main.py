@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 HOOK = Path(__file__).parents[1] / "aistack-hook"
-OF_A_SERVICE = [verb for verb in VERBS if verb not in {"health", "network"}]
+OF_A_SERVICE = [verb for verb in VERBS if verb not in {"health", "network", "recover"}]
 HOSTILE = ["", "-rf", "../etc", "a\nb", "\x1b[2J", "\x1b]0;title\x07", "redis; rm -rf /", "x" * 100_000, "\u202eevil"]
 
 
@@ -62,8 +62,9 @@ def one_line(said: str) -> bool:
     ],
 )
 def test_bad_usage(run: Callable[..., tuple[int, str]], arguments: list[str]) -> None:
-    verbs = "start-pre|await-ready|health|network|rollback|bless|retry"
-    usage = f"usage: aistack-hook {verbs} SERVICE (health: SECONDS, network: NETWORK), or secrets\n"
+    verbs = "start-pre|await-ready|health|network|rollback|bless|retry|recover"
+    others = "(health: SECONDS, network: NETWORK, recover: before-start|late)"
+    usage = f"usage: aistack-hook {verbs} SERVICE {others}, or secrets\n"
     assert run(*arguments) == (INVALID, usage)
 
 

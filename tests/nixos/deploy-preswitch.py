@@ -83,6 +83,7 @@ with subtest("one that is cut off leaves nothing that recovery does not remove, 
     machine.wait_until_succeeds("podman ps --quiet --filter label=aistack.deploy | grep -q .", timeout=60)
     machine.succeed("systemctl kill --signal KILL preswitch")
     machine.wait_until_succeeds("aistack lock status", timeout=30)
+    machine.succeed("systemctl reset-failed preswitch")
     said = machine.succeed("aistack recover 2>&1")
     assert "of the incoming generation (/srv/good/etc/aistack/stack.json) was cut off in phase plan" in said, said
     nothing_was_touched()
