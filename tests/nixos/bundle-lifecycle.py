@@ -84,6 +84,7 @@ with subtest("a service that a newer bundle no longer has is stopped and forgott
     machine.succeed(
         f"rm /tmp/newer/etc/systemd/system/{unit('app')}",
         "rm -r /tmp/newer/usr/lib/aistack/libexec/podman-aistack-app",
+        f"sed -i 's/{unit('app')} //' /tmp/newer/etc/systemd/system/aistack-recover.service",
         f"{INSTALL} /tmp/newer >&2",
     )
     machine.fail("podman container exists aistack-app")

@@ -504,6 +504,7 @@ class Engine:
                 unavailable=unavailable,
                 evidence=self._evidence,
             )
+            self._record(self._attempt, outcome, message, serves)
         return Result(
             code=code,
             outcome=outcome,
@@ -513,6 +514,14 @@ class Engine:
             hint=hint or f"aistack status {self._service.name}",
             detail=detail or [],
         )
+
+    def _record(self, attempt: Attempt, outcome: str, message: str, serves: Release | None) -> None:
+        """Say in the journal how it ended, for whoever asks later: the terminal is gone then."""
+        release = self._store.get(self._service.name, self._release.id) if self._release is not None else None
+        reason = release.reason if release is not None and release.reason else message
+        what = f"{release}: {reason}" if release is not None else reason
+        now = f"{serves} serves" if serves is not None else "nothing serves"
+        runtime.note(f"{self._service.name}: {attempt}: {outcome}: {what}; {now}")
 
 
 @contextlib.contextmanager

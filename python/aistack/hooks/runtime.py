@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 NETWORKS = "/etc/containers/networks"  # network_config_dir of containers.conf(5), for containers of root
 PODMAN_TIMEOUT = 60.0  # seconds for a podman call that moves no image
+_JOURNAL = "/run/systemd/journal/socket"
 SYSTEMCTL_TIMEOUT = 30.0  # seconds for a systemctl call that waits for no job
 _LAST_WORDS = 5.0  # seconds for a program to end by itself when nobody reads any more what it writes
 
@@ -48,6 +49,22 @@ def say(message: str) -> None:
     """One message to the journal (or the terminal): on standard error, flushed."""
     sys.stderr.write(message.rstrip("\n") + "\n")
     sys.stderr.flush()
+
+
+def note(message: str) -> None:
+    """One message to the journal, from a command whose standard error is a terminal (journald's native protocol).
+
+    A host without a journal gets none.
+    """
+    import socket
+
+    line = printable(message, 4000)
+    fields = f"MESSAGE={line}\nPRIORITY=5\nSYSLOG_IDENTIFIER=aistack\n".encode()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
+        try:
+            link.sendto(fields, _JOURNAL)
+        except OSError:
+            return
 
 
 def run(command: list[str], timeout: float, stdin: int | None = None) -> tuple[int, str, str]:
