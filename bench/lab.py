@@ -97,10 +97,10 @@ class Lab:
 
 
 @contextmanager
-def opened(time_limit: float) -> Iterator[Lab]:
-    """A guest in which the stack is installed and not started; removed at the end."""
-    guest = Guest(f"bench-{os.getpid()}")
-    log = Log(paths.cache() / "logs" / "bench.log")
+def opened(time_limit: float, name: str = "bench") -> Iterator[Lab]:
+    """A guest in which the stack is installed and not started; removed at the end. One of each name at a time."""
+    guest = Guest(f"{name}-{os.getpid()}")
+    log = Log(paths.cache() / "logs" / f"{name}.log")
     machine = Machine(guest, log, Deadline(time_limit))
     root.ensure()
     images.ensure()

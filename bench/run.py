@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import lab
+import sections
 from guest import host, paths
 from guest.errors import GuestError
 
@@ -33,6 +34,7 @@ of all rounds.
 
 Measured on {date}: {cores} cores ({machine}, Linux {kernel}), in a Debian 13 guest under systemd-nspawn; {versions}.
 {met} aims are met, {missed} are missed; each says by how much, and why.
+`make campaign` renews the section on faults alone.
 
 """
 
@@ -50,6 +52,8 @@ def main() -> int:
         return 1
     text = report(found)
     REPORT.parent.mkdir(exist_ok=True)
+    before = REPORT.read_text(encoding="utf-8") if REPORT.is_file() else ""
+    text = sections.put(text, sections.CAMPAIGN, sections.get(before, sections.CAMPAIGN))
     REPORT.write_text(text, encoding="utf-8")
     print(text)
     print(f"written: {REPORT.relative_to(paths.CHECKOUT)}")

@@ -113,10 +113,11 @@ with subtest("it stays when the unit is started anew, and with another environme
     assert current("app")["id"] == new["id"]
 
 with subtest("one that ends within its probation is gone back from, and what it was is kept"):
-    program = HEAD + "threading.Timer(9, lambda: os._exit(3)).start()\n" + SERVE
+    program = HEAD + "threading.Timer(9, lambda: (print('out of ideas', flush=True), os._exit(3))).start()\n" + SERVE
     since = cursor()
     code, end = deploy(source("dies later", program))
     assert (code, end["outcome"]) == (7, "rolled-back"), end
+    assert "ended again within its probation; its last words: out of ideas" in end["message"], end
     assert end["serves"]["id"] == new["id"], end
     bad = next(release for release in releases("app") if release["id"] == end["release"]["id"])
     assert bad["state"] == "bad", bad

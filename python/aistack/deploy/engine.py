@@ -394,7 +394,7 @@ class Engine:
 
     def _settle(self) -> Result:
         """Wait for the end of the probation, which its own timer decides, with or without us."""
-        name = self._service.name
+        service, name = self._service, self._service.name
         release = self._current_state()
         if release.state == PROBATION:
             with self._phase(deploys.PROBATION):
@@ -409,7 +409,9 @@ class Engine:
                     release = self._current_state()
                     if runtime.read_verdict(self._manifest, name).get("readyAt") != started:
                         # systemd would start it some times more before it is given up.
-                        raise _Failed("it was ready and ended again within its probation")
+                        words = runtime.last_words(service, since=release.changed)
+                        said = f"; its last words: {words}" if words else ""
+                        raise _Failed(f"it was ready and ended again within its probation{said}")
                 self._watch_end(release)
         if release.state == GOOD:
             with self._phase(deploys.BLESS):
