@@ -15,7 +15,7 @@ import scripted
 
 from aistack.hooks import generation, health, main, network, probe, rollback, runtime
 from aistack.hooks.errors import HookError
-from aistack.hooks.manifest import load
+from aistack.hooks.manifest import identity, load
 from aistack.hooks.network import Fault
 from aistack.hooks.releases import Store
 
@@ -659,7 +659,7 @@ def nixos(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gene
 def fail_in_probation(stack: Stack) -> str:
     """Let release 2, as declared now, fail; returns what its rollback said."""
     with contextlib.closing(Store.open(str(stack.host.journal_path))) as store:
-        entry = stack.host.document["services"]["app"]
+        entry = identity(stack.host.document["services"]["app"])
         release = store.declare("app", fakehost.image(2), "registry.example/app:2", {}, entry)
         store.probation(release)
     stack.ready(release.id)

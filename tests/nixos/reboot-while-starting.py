@@ -54,7 +54,8 @@ with subtest("shut down while a new release starts: it is started again, as itse
     machine.shutdown()
     boot()
     assert fate() == before, f"{before} became {fate()}"
-    assert current("app")["state"] == "probation", current("app")
+    # Unless its probation is over already, on a slow machine.
+    assert current("app")["state"] in ("probation", "good"), current("app")
 
 with subtest("the plug pulled while a release in its probation starts: the same"):
     machine.succeed(f"systemctl restart --no-block {UNIT}")

@@ -13,6 +13,7 @@ import os
 
 from aistack.hooks import runtime
 from aistack.hooks.errors import HookError
+from aistack.hooks.manifest import identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _declaration(system: str, service: str) -> list[Any] | None:
         with open(f"{system}/etc/aistack/stack.json", encoding="utf-8") as file:
             manifest = json.load(file)
         entry = manifest["services"][service]
-        return [entry, manifest["environment"] if entry["stackEnvironment"] else None]
+        return [identity(entry), manifest["environment"] if entry["stackEnvironment"] else None]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -382,13 +382,18 @@ class Service:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What of its entry makes a release another one: all but how a deployment goes about it."""
-        return {key: value for key, value in self.raw.items() if key != "deploy"}
+        """What of its entry makes a release another one."""
+        return identity(self.raw)
 
     @property
     def external(self) -> bool:
         """Whether the service runs elsewhere: it is probed, never started."""
         return self.external_host is not None
+
+
+def identity(entry: dict[str, Any]) -> dict[str, Any]:
+    """What of a service's entry makes a release another one: all but how a deployment goes about it."""
+    return {key: value for key, value in entry.items() if key != "deploy"}
 
 
 class Healing:
