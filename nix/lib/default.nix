@@ -8,6 +8,7 @@ import ./assertions.nix { inherit lib; }
   env = import ./env.nix { inherit lib; };
   image = import ./image.nix { inherit lib; };
   timing = import ./timing.nix { inherit lib; };
+  hookUnit = import ./hook-unit.nix { inherit lib; };
   json = import ./json.nix { inherit lib; };
   publish = import ./publish.nix { inherit lib; };
   # What the hooks need beside podman to look at the network and mend it.

@@ -8,26 +8,16 @@
 let
   cfg = config.services.aistack;
   inherit (cfg) manifest;
-  inherit (import ../lib { inherit lib; }) timing;
+  aistack = import ../lib { inherit lib; };
 
   containers = lib.filterAttrs (_: service: service.external == null) manifest.services;
 
-  # Going back may take a whole series of starts of the slowest service.
-  slowest = lib.foldl' (longest: service: lib.max longest (timing manifest service).series) 0 (
-    lib.attrValues containers
-  );
-
-  recover = description: when: {
-    inherit description;
-    startLimitIntervalSec = 0;
-    restartIfChanged = false;
-    path = [ config.virtualisation.podman.package ];
-    serviceConfig = {
-      Type = "oneshot";
-      ExecStart = "${cfg.hook} recover ${when}";
-      TimeoutStartSec = slowest + 60;
+  recover =
+    description: when:
+    aistack.hookUnit { inherit config; } {
+      inherit description;
+      call = "recover ${when}";
     };
-  };
 in
 {
   config = lib.mkIf cfg.enable (

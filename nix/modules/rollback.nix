@@ -5,13 +5,8 @@ let
   cfg = config.services.aistack;
   inherit (cfg) manifest;
   inherit (config.virtualisation.podman) autoPrune;
-  inherit (import ../lib { inherit lib; }) timing;
+  aistack = import ../lib { inherit lib; };
   inherit (lib) types;
-
-  # What follows a start may itself wait for a start, the slowest of the stack for all they know.
-  slowest = lib.foldl' (longest: service: lib.max longest (timing manifest service).series) 0 (
-    lib.attrValues (lib.filterAttrs (_: service: service.external == null) manifest.services)
-  );
 
   # What activating another NixOS generation may take on top.
   activation =
@@ -20,19 +15,13 @@ let
     else
       0;
 
-  hook = verb: description: {
-    inherit description;
-    # Which hook call comes last must not depend on how quickly things fail.
-    startLimitIntervalSec = 0;
-    # A switch must not cut off a rollback that is under way.
-    restartIfChanged = false;
-    path = [ config.virtualisation.podman.package ];
-    serviceConfig = {
-      Type = "oneshot";
-      ExecStart = "${cfg.hook} ${verb} %i";
-      TimeoutStartSec = slowest + 60 + activation;
+  hook =
+    verb: description:
+    aistack.hookUnit { inherit config; } {
+      inherit description;
+      call = "${verb} %i";
+      extra = activation;
     };
-  };
 
   timer = description: seconds: {
     inherit description;

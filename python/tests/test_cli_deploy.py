@@ -17,7 +17,7 @@ from typing import Any
 import fakehost
 import pytest
 
-from aistack.hooks import deploys, lock
+from aistack.hooks import deploy_lock, deploys
 from aistack.hooks.deploys import DEPLOYED, ROLLED_BACK, Deploys
 from aistack.hooks.manifest import load
 from aistack.hooks.releases import Store
@@ -109,11 +109,11 @@ def test_a_dry_run_says_what_and_does_nothing(app: fakehost.FakeHost) -> None:
     document = app.run("deploy", "app", "--image", "local/new:2", "--dry-run", "--json").json
     assert (document["schema_version"], document["dry_run"], len(document["plan"])) == (1, True, 4)
     assert touched(app) == []
-    assert lock.holder(load()) is None
+    assert deploy_lock.holder(load()) is None
 
 
 def test_while_another_one_is_under_way_it_is_code_4(app: fakehost.FakeHost) -> None:
-    with lock.acquire(load(), "aistack deploy db"):
+    with deploy_lock.acquire(load(), "aistack deploy db"):
         answer = app.run("deploy", "app", "--image", "local/new:2", "--json")
     assert answer.code == 4
     assert answer.json["error"]["exit_code"] == 4
@@ -205,7 +205,7 @@ def test_recover_says_what_it_did(app: fakehost.FakeHost) -> None:
 
 def test_recover_leaves_a_deployment_that_lives(app: fakehost.FakeHost) -> None:
     attempt(app)
-    with lock.acquire(load(), "aistack deploy app"):
+    with deploy_lock.acquire(load(), "aistack deploy app"):
         answer = app.run("recover")
     assert answer.code == 4
     assert "held by `aistack deploy app`" in answer.err
@@ -216,7 +216,7 @@ def test_the_lock_is_shown_and_not_taken_from_who_lives(app: fakehost.FakeHost) 
         answer = app.run(*words)
         assert (answer.code, answer.out) == (0, "free: no deployment is under way\n")
     assert app.run("lock", "status", "--json").json == {"schema_version": 1, "held": False, "holder": None}
-    with lock.acquire(load(), "aistack deploy app"):
+    with deploy_lock.acquire(load(), "aistack deploy app"):
         answer = app.run("lock", "status")
         assert answer.code == 4
         assert answer.out.startswith(f"held by `aistack deploy app` (process {os.getpid()}, for ")
@@ -225,7 +225,7 @@ def test_the_lock_is_shown_and_not_taken_from_who_lives(app: fakehost.FakeHost) 
         answer = app.run("lock", "release")
         assert answer.code == 4
         assert f"kill {os.getpid()}" in answer.err
-        assert lock.holder(load()) is not None
+        assert deploy_lock.holder(load()) is not None
 
 
 def test_releasing_recovers_what_was_cut_off(app: fakehost.FakeHost) -> None:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aistack.cli import env
-from aistack.hooks import lock, overrides
+from aistack.hooks import deploy_lock, overrides
 from aistack.hooks.manifest import load
 from aistack.hooks.releases import Store
 
@@ -843,7 +843,7 @@ def test_a_restart_while_a_deployment_is_under_way_is_code_4_and_nothing_is_reco
     for level in ("trace", "warn"):
         assert running.run("env", "set", f"LOG_LEVEL={level}").code == 0
     before = document(running)
-    with lock.acquire(load(), "aistack deploy app"):
+    with deploy_lock.acquire(load(), "aistack deploy app"):
         answer = running.run("env", *words, "--restart")
         assert answer.code == 4
         assert "the lock is held by `aistack deploy app` (process " in answer.err

@@ -9,7 +9,7 @@ import pty
 import fakehost
 import pytest
 
-from aistack.hooks import lock
+from aistack.hooks import deploy_lock
 from aistack.hooks.manifest import load
 
 UNIT = "podman-aistack-app.service"
@@ -250,7 +250,7 @@ def test_failed_dependents_are_started_again(host: fakehost.FakeHost) -> None:
 
 
 def test_while_a_deployment_is_under_way_it_is_code_4_and_nothing_changes(app: fakehost.FakeHost) -> None:
-    with lock.acquire(load(), "aistack deploy app"):
+    with deploy_lock.acquire(load(), "aistack deploy app"):
         answer = app.run("rollback", "app", "--yes")
         assert app.run("rollback", "app", "--dry-run").code == 0
     assert answer.code == 4
@@ -273,4 +273,4 @@ def test_another_release_that_was_chosen_while_it_was_asked_for_is_not_left(
 def test_the_lock_is_free_afterwards(app: fakehost.FakeHost) -> None:
     app.when("restart", UNIT, service="app", active="active", release=2)
     assert app.run("rollback", "app", "--yes").code == 0
-    assert lock.holder(load()) is None
+    assert deploy_lock.holder(load()) is None

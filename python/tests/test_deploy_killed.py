@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import fakehost
 import pytest
 
-from aistack.hooks import lock
+from aistack.hooks import deploy_lock
 from aistack.hooks.deploys import DEPLOYED, Deploys
 from aistack.hooks.manifest import Manifest, load
 from aistack.hooks.releases import GOOD, Store
@@ -130,7 +130,7 @@ class Host:
 
     def check(self) -> str:
         """Exactly one release serves, and the journal says which; nothing is left over. Returns the outcome."""
-        with lock.acquire(self.manifest, "test"):
+        with deploy_lock.acquire(self.manifest, "test"):
             pass
         store = Store.open(str(self.root / "state" / "releases.db"), create=False)
         try:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import fakehost
 import pytest
 
-from aistack.hooks import lock
+from aistack.hooks import deploy_lock
 from aistack.hooks.errors import LOCK_HELD, HookError
 from aistack.hooks.manifest import load
 
@@ -29,9 +29,9 @@ BOUND = 30.0  # seconds for anything here
 # Takes the lock, says so, and goes on until its input ends; with "child" it starts a program that lives on meanwhile.
 HOLDER = """
 import subprocess, sys
-from aistack.hooks import lock
+from aistack.hooks import deploy_lock
 from aistack.hooks.manifest import load
-with lock.acquire(load(), "aistack deploy app"):
+with deploy_lock.acquire(load(), "aistack deploy app"):
     if sys.argv[1:] == ["child"]:
         child = subprocess.Popen(["sleep", "1000"], stdin=subprocess.DEVNULL, close_fds=False, start_new_session=True)
         print(child.pid, flush=True)
@@ -54,7 +54,7 @@ def hold() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     running: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str) -> subprocess.Popen[str]:
-        environment = {**os.environ, "PYTHONPATH": str(Path(lock.__file__).parents[2])}
+        environment = {**os.environ, "PYTHONPATH": str(Path(deploy_lock.__file__).parents[2])}
         command = [sys.executable, "-c", HOLDER, *arguments]
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, start_new_session=True
@@ -76,15 +76,15 @@ def said(process: subprocess.Popen[str]) -> str:
 
 def path(manifest: Manifest) -> Path:
     """The lock's file."""
-    return Path(lock.path_of(manifest))
+    return Path(deploy_lock.path_of(manifest))
 
 
 def test_it_is_free_before_anybody_took_it_and_after_it_was_given_back(manifest: Manifest) -> None:
-    assert lock.holder(manifest) is None
+    assert deploy_lock.holder(manifest) is None
     assert not path(manifest).exists()
-    with lock.acquire(manifest, "test") as held:
+    with deploy_lock.acquire(manifest, "test") as held:
         assert held.before is None
-    assert lock.holder(manifest) is None
+    assert deploy_lock.holder(manifest) is None
     assert path(manifest).read_bytes() == b""
 
 
@@ -92,22 +92,22 @@ def test_another_process_has_it_and_is_named(manifest: Manifest, hold: Callable[
     process = hold()
     assert said(process) == "held"
     with pytest.raises(HookError) as caught:
-        lock.acquire(manifest, "test")
+        deploy_lock.acquire(manifest, "test")
     assert caught.value.code == LOCK_HELD
     assert f"the lock is held by `aistack deploy app` (process {process.pid}, for " in str(caught.value)
-    holder = lock.holder(manifest)
+    holder = deploy_lock.holder(manifest)
     assert holder is not None
     assert (holder.pid, holder.what, holder.alive, holder.boot) == (
         process.pid,
         "aistack deploy app",
         True,
-        lock.boot_id(),
+        deploy_lock.boot_id(),
     )
 
 
 def test_a_lock_cannot_be_taken_twice_in_one_process(manifest: Manifest) -> None:
-    with lock.acquire(manifest, "first"), pytest.raises(HookError, match="held by `first`"):
-        lock.acquire(manifest, "second")
+    with deploy_lock.acquire(manifest, "first"), pytest.raises(HookError, match="held by `first`"):
+        deploy_lock.acquire(manifest, "second")
 
 
 def test_sigkill_frees_it_and_says_who_was_cut_off(
@@ -117,8 +117,8 @@ def test_sigkill_frees_it_and_says_who_was_cut_off(
     said(process)
     process.send_signal(signal.SIGKILL)
     process.wait(BOUND)
-    assert lock.holder(manifest) is None
-    with lock.acquire(manifest, "test") as held:
+    assert deploy_lock.holder(manifest) is None
+    with deploy_lock.acquire(manifest, "test") as held:
         assert held.before is not None
         assert (held.before.pid, held.before.alive) == (process.pid, False)
 
@@ -130,8 +130,8 @@ def test_a_child_that_lives_on_does_not_keep_it(manifest: Manifest, hold: Callab
         process.send_signal(signal.SIGKILL)
         process.wait(BOUND)
         os.kill(child, 0)
-        assert lock.holder(manifest) is None
-        with lock.acquire(manifest, "test"):
+        assert deploy_lock.holder(manifest) is None
+        with deploy_lock.acquire(manifest, "test"):
             pass
     finally:
         os.kill(child, signal.SIGKILL)
@@ -145,7 +145,7 @@ def test_who_waits_gets_it_when_it_is_given_back(
     assert process.stdin is not None
     timer = threading.Timer(0.5, process.stdin.close)
     timer.start()
-    with lock.acquire(manifest, "test", wait=BOUND):
+    with deploy_lock.acquire(manifest, "test", wait=BOUND):
         assert process.wait(BOUND) == 0
     timer.join()
 
@@ -156,7 +156,7 @@ def test_who_waits_in_vain_is_told_after_that_time(
     said(hold())
     began = time.monotonic()
     with pytest.raises(HookError, match="the lock is held by"):
-        lock.acquire(manifest, "test", wait=0.5)
+        deploy_lock.acquire(manifest, "test", wait=0.5)
     assert 0.5 <= time.monotonic() - began < BOUND
 
 
@@ -164,27 +164,27 @@ def test_who_waits_in_vain_is_told_after_that_time(
 def test_a_record_that_is_garbage_is_nobodys(manifest: Manifest, record: bytes) -> None:
     path(manifest).parent.mkdir(parents=True, exist_ok=True)
     path(manifest).write_bytes(record)
-    assert lock.holder(manifest) is None
-    with lock.acquire(manifest, "test") as held:
+    assert deploy_lock.holder(manifest) is None
+    with deploy_lock.acquire(manifest, "test") as held:
         assert held.before is None
         path(manifest).write_bytes(record)
         with pytest.raises(HookError, match="has no record of by whom: fuser -v") as caught:
-            lock.holder(manifest)
+            deploy_lock.holder(manifest)
         assert caught.value.code != LOCK_HELD
         with pytest.raises(HookError, match=r"by whom says: fuser -v") as caught:
-            lock.acquire(manifest, "test")
+            deploy_lock.acquire(manifest, "test")
         assert caught.value.code == LOCK_HELD
 
 
 def test_another_process_of_the_same_number_is_not_its_holder(manifest: Manifest) -> None:
-    mine = lock.Holder.of_this_process("x").data()
-    assert lock.Holder(mine).alive
-    assert not lock.Holder({**mine, "start": mine["start"] + 1}).alive
-    assert not lock.Holder({**mine, "boot": "another"}).alive
-    assert not lock.Holder({**mine, "pid": 2**22 + 1}).alive
+    mine = deploy_lock.Holder.of_this_process("x").data()
+    assert deploy_lock.Holder(mine).alive
+    assert not deploy_lock.Holder({**mine, "start": mine["start"] + 1}).alive
+    assert not deploy_lock.Holder({**mine, "boot": "another"}).alive
+    assert not deploy_lock.Holder({**mine, "pid": 2**22 + 1}).alive
     path(manifest).parent.mkdir(parents=True, exist_ok=True)
     path(manifest).write_text(json.dumps({**mine, "what": "x\x1b[31m"}), encoding="utf-8")
-    with lock.acquire(manifest, "test") as held:
+    with deploy_lock.acquire(manifest, "test") as held:
         assert held.before is not None
         assert held.before.what == "x\\x1b[31m"
 
@@ -192,7 +192,7 @@ def test_another_process_of_the_same_number_is_not_its_holder(manifest: Manifest
 def test_a_lock_that_cannot_be_opened_says_why(manifest: Manifest) -> None:
     path(manifest).mkdir(parents=True)
     with pytest.raises(HookError, match=r"cannot open the lock .*: Is a directory"):
-        lock.acquire(manifest, "test")
+        deploy_lock.acquire(manifest, "test")
 
 
 def test_a_link_is_not_followed(manifest: Manifest, tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_link_is_not_followed(manifest: Manifest, tmp_path: Path) -> None:
     path(manifest).parent.mkdir(parents=True, exist_ok=True)
     path(manifest).symlink_to(precious)
     with pytest.raises(HookError, match="cannot open the lock"):
-        lock.acquire(manifest, "test")
+        deploy_lock.acquire(manifest, "test")
     assert precious.read_text(encoding="utf-8") == "x"
 
 
@@ -212,5 +212,5 @@ def test_a_full_disk_is_said_and_leaves_it_free(manifest: Manifest, monkeypatch:
     with monkeypatch.context() as patched:
         patched.setattr(os, "pwrite", full)
         with pytest.raises(HookError, match=r"cannot write the lock .*: No space left on device \(df -h "):
-            lock.acquire(manifest, "test")
-    assert lock.holder(manifest) is None
+            deploy_lock.acquire(manifest, "test")
+    assert deploy_lock.holder(manifest) is None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import fakehost
 import pytest
 
-from aistack.hooks import deploys, lock, recover
+from aistack.hooks import deploy_lock, deploys, recover
 from aistack.hooks.deploys import DEPLOYED, DOWN, INTERRUPTED, LIVE, PHASES, ROLLED_BACK, Deploys
 from aistack.hooks.errors import HookError
 from aistack.hooks.manifest import load
@@ -210,7 +210,7 @@ def test_what_is_left_for_later_starts_the_timer(cut: Cut) -> None:
 
 def test_a_deployment_that_lives_is_left_alone(cut: Cut) -> None:
     attempt = cut.attempt(deploys.SWITCH, PROBATION, chosen=True)
-    with lock.acquire(load(), "aistack deploy app"):
+    with deploy_lock.acquire(load(), "aistack deploy app"):
         assert recover.recover(load(), "late") == 0
     assert cut.deploys.get(attempt.id).ended is None
     assert [call for call in cut.host.calls() if recover.TIMER in call] == []

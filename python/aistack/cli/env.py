@@ -17,7 +17,7 @@ from click.shell_completion import CompletionItem
 from aistack.cli import output, restart, stack
 from aistack.cli.options import json_option
 from aistack.errors import ExitCode, StoreError, UsageError, printable
-from aistack.hooks import lock, overrides, runtime
+from aistack.hooks import deploy_lock, overrides, runtime
 from aistack.hooks.errors import HookError
 from aistack.hooks.manifest import load
 from aistack.hooks.releases import BAD, fingerprint
@@ -369,7 +369,7 @@ def _change(
     _require_writer(manifest, f"aistack env {name}")
     with contextlib.ExitStack() as opened:
         if with_restart:
-            opened.enter_context(lock.acquire(manifest, f"aistack env {name} --restart"))
+            opened.enter_context(deploy_lock.acquire(manifest, f"aistack env {name} --restart"))
         store = _store(manifest, opened, needed=with_restart)
         before, after = overrides.change(manifest, _who(), what, decide)
         effective_before = manifest.environment

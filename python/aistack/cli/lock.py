@@ -7,7 +7,7 @@ import click
 from aistack.cli import output, stack
 from aistack.cli.options import json_option
 from aistack.errors import AistackError, ExitCode
-from aistack.hooks import lock
+from aistack.hooks import deploy_lock
 from aistack.hooks.deploys import Deploys
 from aistack.hooks.manifest import load
 
@@ -32,7 +32,7 @@ def status(*, as_json: bool) -> int:
     """Show who holds the lock. Exit code 0 if it is free, 4 if it is held."""
     manifest = load()
     stack.require_root(manifest, "aistack lock status")
-    holder = lock.holder(manifest)
+    holder = deploy_lock.holder(manifest)
     if as_json:
         output.document({"held": holder is not None, "holder": None if holder is None else holder.data()})
     elif holder is None:
@@ -51,7 +51,7 @@ def release(*, as_json: bool) -> int:
     """
     manifest = load()
     stack.require_root(manifest, "aistack lock release")
-    holder = lock.holder(manifest)
+    holder = deploy_lock.holder(manifest)
     if holder is not None:
         raise HeldError(
             f"the lock is held by {holder}, which lives",
@@ -62,9 +62,9 @@ def release(*, as_json: bool) -> int:
         with stack.journal(manifest) as store:
             unfinished = len(Deploys(store).unfinished())
     if unfinished:
-        from aistack.cli.recover import command as recover
+        from aistack.cli.recover import recover_all
 
-        return int(recover.callback(as_json=as_json) if recover.callback is not None else 0)
+        return recover_all(manifest, as_json=as_json)
     if as_json:
         output.document({"held": False, "recovered": []})
     else:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from aistack.cli import output, stack
 from aistack.cli.options import json_option
 from aistack.errors import ExitCode
-from aistack.hooks import lock, recover, runtime
+from aistack.hooks import deploy_lock, recover, runtime
 from aistack.hooks.manifest import load
+
+if TYPE_CHECKING:
+    from aistack.hooks.manifest import Manifest
 
 
 @click.command("recover")
@@ -21,9 +26,14 @@ def command(*, as_json: bool) -> int:
     """
     manifest = load()
     stack.require_root(manifest, "aistack recover")
+    return recover_all(manifest, as_json=as_json)
+
+
+def recover_all(manifest: Manifest, *, as_json: bool) -> int:
+    """Recover now and show what was done; return the exit code. Raises HookError."""
     found: list[recover.Recovered] = []
     if stack.has_journal(manifest):
-        with lock.acquire(manifest, "aistack recover"), stack.journal(manifest) as store:
+        with deploy_lock.acquire(manifest, "aistack recover"), stack.journal(manifest) as store:
             found = recover.resolve(manifest, store)
             recover.sweep(manifest)
         runtime.systemctl("stop", "--no-block", recover.TIMER)

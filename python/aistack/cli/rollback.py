@@ -11,7 +11,7 @@ from aistack.cli import output, stack
 from aistack.cli.options import complete_container_service, json_option
 from aistack.cli.restart import active, after_automatic_rollback, serving, why
 from aistack.errors import ExitCode, UsageError
-from aistack.hooks import lock, rollback, runtime
+from aistack.hooks import deploy_lock, rollback, runtime
 from aistack.hooks.manifest import load
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def command(*, service: str, to: int | None, dry_run: bool, yes: bool, as_json: 
                 f"Restart {entry.unit} with {target} ({target.state}) instead of {current}?",
                 yes=yes,
             )
-            with lock.acquire(manifest, f"aistack rollback {service}"):
+            with deploy_lock.acquire(manifest, f"aistack rollback {service}"):
                 # Nobody held the lock while it was asked for.
                 now = store.current(service)
                 if now is not None and (current is None or now.id != current.id):

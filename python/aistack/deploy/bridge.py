@@ -11,6 +11,7 @@ import contextlib
 import copy
 import os
 import select
+import shutil
 import time
 from typing import TYPE_CHECKING
 
@@ -105,8 +106,6 @@ class Bridge:
             ["podman", "rm", "--force", "--ignore", "--time", str(grace), self._service.container],
             runtime.PODMAN_TIMEOUT + grace,
         )
-        import shutil
-
         shutil.rmtree(self._manifest.runtime_dir, ignore_errors=True)
 
 

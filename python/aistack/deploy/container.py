@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import time
 from typing import TYPE_CHECKING, Any
 
 from aistack.errors import printable
@@ -185,18 +184,3 @@ def addresses(name: str, manifest: Manifest) -> list[str]:
             f"the name server of {manifest.network} ({manifest.gateway}) does not answer: {printable(error)}; "
             "see: aistack network check"
         ) from None
-
-
-def remove(container: str, grace: float = 0) -> None:
-    """Remove a container. Raises HookError."""
-    runtime.remove_container(container, grace)
-
-
-def wait_until_gone(container: str, timeout: float) -> bool:
-    """Wait until podman knows a container no more; False if it still does after `timeout` seconds."""
-    deadline = time.monotonic() + timeout
-    while runtime.run(["podman", "container", "exists", container], runtime.PODMAN_TIMEOUT)[0] == 0:
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True

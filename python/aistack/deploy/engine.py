@@ -20,7 +20,7 @@ from aistack.deploy.failure import Refused, TestFailed
 from aistack.deploy.outage import Outage
 from aistack.deploy.trial import Trial, hindrance
 from aistack.errors import AistackError, ExitCode, UsageError, printable
-from aistack.hooks import deploys, lock, probe, recover, rollback, runtime, start_pre
+from aistack.hooks import deploy_lock, deploys, probe, recover, rollback, runtime, start_pre
 from aistack.hooks.errors import HookError
 from aistack.hooks.releases import BAD, GOOD, PROBATION
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from aistack.deploy.events import Listener
+    from aistack.deploy.events import Listener, Status
     from aistack.hooks.deploys import Attempt, Deploys
     from aistack.hooks.manifest import Manifest, Service
     from aistack.hooks.releases import Release, Store
@@ -127,7 +127,7 @@ class Engine:
             raise
         self._tell("done", seconds=time.monotonic() - began)
 
-    def _tell(self, status: Any, message: str = "", *, seconds: float | None = None) -> None:  # noqa: ANN401
+    def _tell(self, status: Status, message: str = "", *, seconds: float | None = None) -> None:
         self._listener(Event(phase=self._phase_name, status=status, message=message, seconds=seconds))
 
     def _note(self, message: str) -> None:
@@ -173,7 +173,7 @@ class Engine:
             for line in self.plan(request):
                 self._note(line)
         with self._phase(deploys.LOCK):
-            held = lock.acquire(self._manifest, f"aistack deploy {self._service.name}", request.wait)
+            held = deploy_lock.acquire(self._manifest, f"aistack deploy {self._service.name}", request.wait)
         with held, _interruptible():
             for found in recover.resolve(self._manifest, self._store):
                 self._note(found.line)

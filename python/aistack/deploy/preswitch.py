@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from aistack.deploy import checks, image
 from aistack.deploy.failure import Refused, TestFailed
 from aistack.deploy.trial import Trial, hindrance
-from aistack.hooks import lock, recover, runtime, start_pre
+from aistack.hooks import deploy_lock, recover, runtime, start_pre
 from aistack.hooks.deploys import INCOMING, Deploys
 from aistack.hooks.errors import HookError
 from aistack.hooks.releases import BAD, GOOD, fingerprint
@@ -36,7 +36,7 @@ class Finding:
 
 def test(incoming: Manifest, store: Store, *, wait: float, say: Callable[[str], None]) -> list[Finding]:
     """Test what a generation changes. Raises HookError, exit code 4, when a deployment does not end within `wait` s."""
-    with lock.acquire(incoming, "aistack preswitch", wait):
+    with deploy_lock.acquire(incoming, "aistack preswitch", wait):
         for found in recover.resolve(incoming, store):
             say(found.line)
         attempt = Deploys(store).begin(INCOMING, incoming.path, "restart")

@@ -12,6 +12,7 @@ import copy
 import dataclasses
 import json
 import os
+import shutil
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -147,7 +148,7 @@ class Trial:
                 ["podman", "rm", "--force", "--ignore", "--time", "0", service.container], runtime.PODMAN_TIMEOUT
             )
         runtime.run(["podman", "network", "rm", "--force", self._network], runtime.PODMAN_TIMEOUT)
-        _remove_folder(self._manifest.runtime_dir)
+        shutil.rmtree(self._manifest.runtime_dir, ignore_errors=True)
 
     def _prepare(self) -> None:
         runtime.podman("network", "create", "--internal", f"--label={LABEL}={self._deployment}", self._network)
@@ -292,9 +293,3 @@ def _mounts(service: Service, state_dir: str) -> list[str]:
         else:
             found.append(f"--mount=type=tmpfs,dst={target},tmpfs-mode=0700,U=true")
     return found
-
-
-def _remove_folder(path: str) -> None:
-    import shutil
-
-    shutil.rmtree(path, ignore_errors=True)

@@ -16,6 +16,25 @@ if TYPE_CHECKING:
 _PAUSE = 0.05  # seconds between two tries
 
 
+def take(descriptor: int, seconds: float) -> bool | None:
+    """Take the lock of an open file; says whether it had to be waited for, None if it was not to be had in time.
+
+    Raises OSError.
+    """
+    deadline = time.monotonic() + seconds
+    waited = False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waited = True
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(_PAUSE)
+        else:
+            return waited
+
+
 @contextmanager
 def held(path: str, seconds: float, who: str) -> Iterator[bool]:
     """Hold the lock of `path` (flock(2)), which is made if it is not there; says whether it had to be waited for.
@@ -26,18 +45,10 @@ def held(path: str, seconds: float, who: str) -> Iterator[bool]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise HookError(f"cannot lock {path}: {error.strerror}") from None
-    deadline = time.monotonic() + seconds
-    waited = False
     try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                waited = True
-                if time.monotonic() > deadline:
-                    raise HookError(f"{who} has not ended for {seconds:g} s: fuser -v {path}", LOCK_HELD) from None
-                time.sleep(_PAUSE)
+        waited = take(descriptor, seconds)
+        if waited is None:
+            raise HookError(f"{who} has not ended for {seconds:g} s: fuser -v {path}", LOCK_HELD)
         yield waited
     finally:
         os.close(descriptor)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from aistack.hooks import errors, lock, rollback, runtime
+from aistack.hooks import deploy_lock, errors, rollback, runtime
 from aistack.hooks.deploys import DEPLOYED, DOWN, INTERRUPTED, LIVE, ROLLED_BACK, Attempt, Deploys
 from aistack.hooks.errors import DONE, LOCK_HELD, HookError
 from aistack.hooks.releases import BAD, GOOD, Store
@@ -46,7 +46,7 @@ def recover(manifest: Manifest, when: str) -> int:
     if not os.path.exists(os.path.join(manifest.state_dir, "releases.db")):
         return DONE
     try:
-        held = lock.acquire(manifest, "aistack recover")
+        held = deploy_lock.acquire(manifest, "aistack recover")
     except HookError as error:
         if error.code == LOCK_HELD:
             return DONE

@@ -13,6 +13,7 @@ import json
 import os
 import time
 
+from aistack.hooks import locks
 from aistack.hooks.errors import LOCK_HELD, HookError, printable
 
 TYPE_CHECKING = False
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from aistack.hooks.manifest import Manifest
 
-_PAUSE = 0.2  # seconds between two tries of whoever waits
 _LARGEST = 4096  # bytes of a record
 
 
@@ -106,7 +106,7 @@ def acquire(manifest: Manifest, what: str, wait: float = 0.0) -> Lock:
     except OSError as error:
         raise HookError(f"cannot open the lock {path}: {error.strerror}") from None
     try:
-        _wait_for(descriptor, path, time.monotonic() + wait)
+        _take(descriptor, path, wait)
         before = _read(descriptor)
         record = json.dumps(Holder.of_this_process(what).data()).encode()
         os.ftruncate(descriptor, 0)
@@ -121,21 +121,14 @@ def acquire(manifest: Manifest, what: str, wait: float = 0.0) -> Lock:
     return Lock(descriptor, before)
 
 
-def _wait_for(descriptor: int, path: str, deadline: float) -> None:
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                holder = _read(descriptor)
-                who = f"by {holder}" if holder is not None else f"(by whom says: fuser -v {path})"
-                raise HookError(
-                    f"another deployment is under way, the lock is held {who}; wait for its end: aistack lock status",
-                    LOCK_HELD,
-                ) from None
-            time.sleep(_PAUSE)
-        else:
-            return
+def _take(descriptor: int, path: str, wait: float) -> None:
+    if locks.take(descriptor, wait) is not None:
+        return
+    holder = _read(descriptor)
+    who = f"by {holder}" if holder is not None else f"(by whom says: fuser -v {path})"
+    raise HookError(
+        f"another deployment is under way, the lock is held {who}; wait for its end: aistack lock status", LOCK_HELD
+    )
 
 
 def holder(manifest: Manifest) -> Holder | None:
