@@ -1,4 +1,8 @@
-"""`make test`: lint, unit, evaluation and scenario tests, each counted, every skip with its reason."""
+"""`make test`: lint, unit, evaluation and scenario tests, each counted, every skip with its reason.
+
+The scenarios wait a lot for their guests, so the other parts run beside them, one after another; what those
+print is shown in one piece when each has ended.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,15 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 from guest import paths
 from guest.process import kill_group
@@ -20,8 +28,13 @@ from guest.process import kill_group
 UNITS = ("python/tests", "tests/guest/tests")
 EVALUATION = ("python/tests/test_evaluation.py",)
 
+SCENARIO = "scenario"
+
 SHOWN_NAMES = 3
 """Names shown with a reason for skipping; more are counted."""
+
+Call = Callable[..., int]
+"""`call` with the output that a part writes to."""
 
 PART_TIMEOUT = 1800.0
 """Seconds for one part; a scenario has a limit of its own."""
@@ -63,15 +76,44 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--repeat", type=int, default=1, help="run each scenario so many times")
     parser.add_argument("--all", action="store_true", help="the slow scenarios too (`make test-all`)")
     options = parser.parse_args(arguments)
+    chosen = options.part or list(PARTS)
     started = time.monotonic()
-    parts: list[Part] = []
-    for name in options.part or PARTS:
-        print(f"\n== {name}", flush=True)
-        with tempfile.TemporaryDirectory(prefix="aistack-test-", ignore_cleanup_errors=True) as folder:
-            # Some tests run as another user, who has to get through.
-            Path(folder).chmod(0o755)
-            parts.append(PARTS[name](Path(folder), options))
+    beside = [name for name in chosen if name != SCENARIO] if SCENARIO in chosen else []
+    done: dict[str, Part | Future[Part]] = {}
+    pool = ThreadPoolExecutor(max_workers=1)
+    try:
+        for name in beside:
+            done[name] = pool.submit(_in_one_piece, name, options)
+        for name in chosen:
+            if name not in beside:
+                print(f"\n== {name}{', the others beside it' if beside else ''}", flush=True)
+                done[name] = _run(name, options, None)
+        parts = [part.result() if isinstance(part := done[name], Future) else part for name in chosen]
+    except BaseException:
+        _INTERRUPTED.set()
+        for process in list(_RUNNING):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
     return summary(parts, time.monotonic() - started)
+
+
+def _run(name: str, options: argparse.Namespace, output: IO[str] | None) -> Part:
+    """Run one part in a folder of its own; what it prints goes to `output`, or to our own where there is none."""
+    with tempfile.TemporaryDirectory(prefix="aistack-test-", ignore_cleanup_errors=True) as folder:
+        # Some tests run as another user, who has to get through.
+        Path(folder).chmod(0o755)
+        return PARTS[name](Path(folder), options, partial(call, output=output))
+
+
+def _in_one_piece(name: str, options: argparse.Namespace) -> Part:
+    """Run one part and then show what it printed."""
+    with tempfile.TemporaryFile("w+") as output:
+        part = _run(name, options, output)
+        output.seek(0)
+        print(f"\n== {name}\n{output.read()}", flush=True)
+    return part
 
 
 def summary(parts: list[Part], seconds: float) -> int:
@@ -93,30 +135,44 @@ def summary(parts: list[Part], seconds: float) -> int:
     return 1 if failed or not passed else 0
 
 
-def call(command: list[str | Path], environment: dict[str, str] | None = None) -> int:
-    """Run a part with its output on ours; kill it and return 124 after PART_TIMEOUT."""
+_RUNNING: set[subprocess.Popen[bytes]] = set()
+_INTERRUPTED = threading.Event()
+
+
+def call(command: list[str | Path], environment: dict[str, str] | None = None, *, output: IO[str] | None = None) -> int:
+    """Run a part's command with its output on `output` or ours; kill it and return 124 after PART_TIMEOUT.
+
+    130, and nothing is run, once the whole was interrupted.
+    """
+    if _INTERRUPTED.is_set():
+        return 130
     process = subprocess.Popen(
         [str(word) for word in command],
         cwd=paths.CHECKOUT,
         env={**os.environ, **(environment or {})},
         stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
         process_group=0,
     )
+    _RUNNING.add(process)
     try:
         return process.wait(PART_TIMEOUT)
     except subprocess.TimeoutExpired:
         kill_group(process.pid)
         process.wait()
-        print(f"no end after {PART_TIMEOUT:.0f} s: killed", flush=True)
+        print(f"no end after {PART_TIMEOUT:.0f} s: killed", file=output, flush=True)
         return 124
     except BaseException:
         # Ctrl-C reaches only us: a scenario run cleans up after SIGTERM.
         process.terminate()
         process.wait(60)
         raise
+    finally:
+        _RUNNING.discard(process)
 
 
-def lint(folder: Path, options: argparse.Namespace) -> Part:
+def lint(folder: Path, options: argparse.Namespace, call: Call) -> Part:
     """Run scripts/lint."""
     del options
     part = Part("lint")
@@ -136,25 +192,25 @@ def lint(folder: Path, options: argparse.Namespace) -> Part:
     return part
 
 
-def unit(folder: Path, options: argparse.Namespace) -> Part:
+def unit(folder: Path, options: argparse.Namespace, call: Call) -> Part:
     """Run the Python tests, the guests' own among them."""
     del options
     part = Part("unit")
     for number, tests in enumerate(UNITS):
         ignored = [f"--ignore={file}" for file in EVALUATION]
-        pytest(part, folder / f"{number}.xml", [tests, *ignored])
+        pytest(part, folder / f"{number}.xml", [tests, *ignored], call)
     return part
 
 
-def evaluation(folder: Path, options: argparse.Namespace) -> Part:
+def evaluation(folder: Path, options: argparse.Namespace, call: Call) -> Part:
     """Run the tests that evaluate the module."""
     del options
     part = Part("evaluation")
-    pytest(part, folder / "evaluation.xml", list(EVALUATION))
+    pytest(part, folder / "evaluation.xml", list(EVALUATION), call)
     return part
 
 
-def pytest(part: Part, report: Path, arguments: list[str]) -> None:
+def pytest(part: Part, report: Path, arguments: list[str], call: Call) -> None:
     """Add a pytest run to `part`."""
     # Named as pytest names its own: tests that run as another user let him through folders of such names.
     folder = report.with_name(f"pytest-{report.stem}")
@@ -185,9 +241,9 @@ def count_junit(part: Part, text: str) -> None:
             part.passed += 1
 
 
-def scenarios(folder: Path, options: argparse.Namespace) -> Part:
+def scenarios(folder: Path, options: argparse.Namespace, call: Call) -> Part:
     """Run the VM tests' scripts in guests."""
-    part = Part("scenario")
+    part = Part(SCENARIO)
     report = folder / "scenarios.json"
     slow = ["--slow"] if options.all else []
     code = call([sys.executable, "-m", "guest.run", f"--report={report}", f"--repeat={options.repeat}", *slow])
@@ -204,11 +260,11 @@ def scenarios(folder: Path, options: argparse.Namespace) -> Part:
     return part
 
 
-PARTS: dict[str, Callable[[Path, argparse.Namespace], Part]] = {
+PARTS: dict[str, Callable[[Path, argparse.Namespace, Call], Part]] = {
     "lint": lint,
     "unit": unit,
     "evaluation": evaluation,
-    "scenario": scenarios,
+    SCENARIO: scenarios,
 }
 
 if __name__ == "__main__":

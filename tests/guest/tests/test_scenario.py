@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -75,7 +77,6 @@ def test_a_slow_scenario_is_left_out_with_its_reason_unless_asked_for(
 @pytest.mark.parametrize("everything", [False, True])
 def test_make_test_all_asks_for_the_slow_ones(
     everything: bool,  # noqa: FBT001
-    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
     commands: list[list[str]] = []
@@ -84,9 +85,57 @@ def test_make_test_all_asks_for_the_slow_ones(
         commands.append(command)
         return 0
 
-    monkeypatch.setattr(suite, "call", note)
-    suite.scenarios(tmp_path, argparse.Namespace(repeat=1, all=everything))
+    suite.scenarios(tmp_path, argparse.Namespace(repeat=1, all=everything), note)
     assert ("--slow" in commands[0]) is everything
+
+
+def test_the_other_parts_run_beside_the_scenarios_and_are_shown_in_one_piece(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    begun = threading.Event()
+
+    def unit(folder: Path, options: argparse.Namespace, call: suite.Call) -> suite.Part:
+        begun.set()
+        code = call(["sh", "-c", "echo one; echo two >&2; exit 3"])
+        return suite.Part("unit", passed=code, failures=[str(folder.is_dir()), str(options.all)])
+
+    def scenarios(folder: Path, options: argparse.Namespace, call: suite.Call) -> suite.Part:
+        del folder, options
+        assert begun.wait(10), "nothing runs beside the scenarios"
+        call(["echo", "live"])
+        return suite.Part("scenario", passed=1)
+
+    monkeypatch.setattr(suite, "PARTS", {"unit": unit, "scenario": scenarios})
+    assert suite.main([]) == 0
+    shown = capfd.readouterr().out
+    assert "\n== unit\none\ntwo\n" in shown
+    assert "== scenario, the others beside it" in shown
+    assert shown.index("unit  ") < shown.index("scenario  "), "the summary is in the order of the parts"
+
+
+def test_what_runs_beside_the_scenarios_ends_when_they_are_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = threading.Event()
+    codes: list[int] = []
+
+    def unit(folder: Path, options: argparse.Namespace, call: suite.Call) -> suite.Part:
+        del options
+        ready = folder / "ready"
+        os.mkfifo(ready)
+        threading.Thread(target=lambda: begun.set() if ready.read_text() else None, daemon=True).start()
+        codes.append(call(["sh", "-c", f"echo > {ready}; exec sleep 60"]))
+        codes.append(call(["sleep", "60"]))
+        return suite.Part("unit")
+
+    def scenarios(folder: Path, options: argparse.Namespace, call: suite.Call) -> suite.Part:
+        del folder, options, call
+        assert begun.wait(10)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(suite, "PARTS", {"unit": unit, "scenario": scenarios})
+    monkeypatch.setattr(suite, "_INTERRUPTED", threading.Event())
+    with pytest.raises(KeyboardInterrupt):
+        suite.main([])
+    assert codes == [-signal.SIGTERM, 130]
 
 
 def test_a_skipped_scenario_boots_nothing_and_gives_its_reason(tmp_path: Path) -> None:
@@ -174,22 +223,20 @@ def test_a_reason_shared_by_many_skips_is_said_once() -> None:
     assert list(part.reasons()) == ["no nix (a, b, c and 3 more)", "no moon (g)"]
 
 
-def test_a_part_that_ends_without_a_report_has_failed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(suite, "call", lambda *_: 137)
+def test_a_part_that_ends_without_a_report_has_failed(tmp_path: Path) -> None:
     options = argparse.Namespace(repeat=1, all=False)
     for part in suite.PARTS.values():
-        assert part(tmp_path, options).failed >= 1
+        assert part(tmp_path, options, lambda *_: 137).failed >= 1
 
 
-def test_outcomes_are_reported_with_reasons(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_outcomes_are_reported_with_reasons(tmp_path: Path) -> None:
     rows = [
         {"name": "a", "result": "passed", "reason": "", "log": "/l"},
         {"name": "b", "result": "failed", "reason": "why\nmore", "log": "/l"},
         {"name": "c", "result": "skipped", "reason": "no moon", "log": "/l"},
     ]
     (tmp_path / "scenarios.json").write_text(json.dumps(rows))
-    monkeypatch.setattr(suite, "call", lambda *_: 1)
-    part = suite.scenarios(tmp_path, argparse.Namespace(repeat=1, all=False))
+    part = suite.scenarios(tmp_path, argparse.Namespace(repeat=1, all=False), lambda *_: 1)
     assert (part.passed, part.failures, part.skips) == (1, ["b: why (log: /l)"], [("c", "no moon")])
 
 
