@@ -27,6 +27,17 @@ python3Packages.buildPythonApplication {
     python3Packages.rich
   ];
 
+  # What aistack.services import; images of services have them, the command line has not.
+  optional-dependencies.services = [
+    python3Packages.fastapi
+    python3Packages.httpx
+    python3Packages.opentelemetry-exporter-otlp-proto-http
+    python3Packages.opentelemetry-sdk
+    python3Packages.prometheus-client
+    python3Packages.pydantic-settings
+    python3Packages.uvicorn
+  ];
+
   # What a repair of the network asks and changes; the host's own come first.
   makeWrapperArgs = [
     "--suffix"

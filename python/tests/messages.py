@@ -220,8 +220,10 @@ def of_shell(paths: Iterable[Path], root: Path = ROOT) -> Found:
 def all_of_them() -> Found:
     """Every message of the project that a user can see."""
     package = ROOT / "python/aistack"
+    # What a service answers carries its own next step, and a kind to go by.
+    modules = [path for path in package.rglob("*.py") if "services" not in path.relative_to(package).parts]
     return {
-        **of_python(sorted([*package.rglob("*.py"), ROOT / "nix/portable/render.py"])),
+        **of_python(sorted([*modules, ROOT / "nix/portable/render.py"])),
         **of_refusals(sorted((ROOT / "nix/modules/assertions").glob("*.nix"))),
         **of_shell([ROOT / "bundle/install", ROOT / "bundle/uninstall", ROOT / "nix/portable/render"]),
     }
