@@ -59,8 +59,9 @@ in
 
     systemd.services.aistack-network = {
       description = "Network ${cfg.network.name} of the local AI stack";
-      # A firewall that is loaded anew may flush the rules of the network: mended after that, not beside it.
+      # A firewall that is loaded anew, or restarted, may flush the rules of the network: mended after that, not beside it.
       unitConfig.ReloadPropagatedFrom = firewalls;
+      partOf = firewalls;
       after = firewalls;
       # The hook reads these from the manifest, so that the unit itself does not change with them.
       restartTriggers = [

@@ -29,6 +29,14 @@ with subtest("the firewall is loaded anew, which flushes everything: the unit fo
     assert "firewall (nftables): firewall rules lost: nothing lets 10.89.100.0/24 through any more: " in said, said
     network_is_well(running)
 
+with subtest("the firewall is restarted, which flushes everything as well: the unit follows"):
+    since = cursor()
+    machine.succeed("systemctl restart nftables")
+    machine.wait_for_unit("aistack-network.service")
+    said = journal(since, "--unit aistack-network --identifier python3")
+    assert "firewall (nftables): firewall rules lost: nothing lets 10.89.100.0/24 through any more: " in said, said
+    network_is_well(running)
+
 with subtest("one published port's rule is lost"):
     machine.succeed("nft flush chain inet netavark NETAVARK-HOSTPORT-DNAT")
     machine.fail(PORT)

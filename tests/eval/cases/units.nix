@@ -488,9 +488,10 @@ in
     ];
   };
 
-  "it follows the firewall: its reload is passed on, and waited for" = {
+  "it follows the firewall: its reload and its restart are passed on, and waited for" = {
     expr = map (key: lines key (text "aistack-network.service")) [
       "ReloadPropagatedFrom"
+      "PartOf"
       "After"
     ];
     expected = [
@@ -498,6 +499,7 @@ in
         "firewall.service"
         "nftables.service"
       ]
+      [ "firewall.service nftables.service" ]
       [ "firewall.service nftables.service" ]
     ];
   };
