@@ -91,7 +91,9 @@ let
         SuccessExitStatus = "143 137";
         TimeoutStartSec = override times.start;
         TimeoutStopSec = override times.stop;
-        ExecStartPre = lib.mkBefore [ "${cfg.hook} start-pre ${name}" ];
+        # In place of oci-containers' own, whose `podman rm` costs as much as the hook: `podman run --replace` does it
+        # again, and the hook removes a stale file of the container's id.
+        ExecStartPre = override [ "${cfg.hook} start-pre ${name}" ];
         ExecStartPost = [ "${cfg.hook} await-ready ${name}" ];
       };
     };

@@ -66,6 +66,24 @@ def permissions(path: Path) -> str:
     return f"{stat.S_IMODE(path.stat().st_mode):o}"
 
 
+# --- what an interrupted start left -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["podman-{}.ctr-id", "{}/ctr-id"])
+def test_the_id_of_the_last_container_is_removed(
+    stack: hookhost.Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setattr("aistack.hooks.start_pre._IDENTITIES", (f"{tmp_path}/none/{{}}", f"{tmp_path}/{place}"))
+    left = tmp_path / place.format("aistack-app")
+    other = tmp_path / place.format("aistack-redis")
+    for file in (left, other):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("c0ffee")
+    stack.declare(fakehost.service("app"))
+    start(stack)
+    assert (left.exists(), other.exists()) == (False, True)
+
+
 # --- what the container will see -------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ Exit codes: 0 start it · 1 unexpected, or left to rollback · 2 invalid configu
 from __future__ import annotations
 
 import os
+import threading
 import time
 
 from aistack.hooks import architecture, preflight, runtime
@@ -16,12 +17,15 @@ from aistack.hooks.releases import BAD, Damaged, Release, Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from aistack.hooks.manifest import Manifest, Service
 
 
 STARTS = 3  # of a release that ends by itself, before it is given up; as many as StartLimitBurst= allows at once
+# Where oci-containers lets podman write the id: until 25.05, and since.
+_IDENTITIES = ("/run/podman-{}.ctr-id", "/run/{}/ctr-id")
 _SAME_SERIES = 5.0  # seconds; systemd's own restart follows a failure within RestartSec= (100 ms)
 
 
@@ -57,7 +61,10 @@ def _prepare(manifest: Manifest, service: Service) -> int:
             then = "it is started again in a while" if current.proven else "its rollback comes next"
             runtime.say(f"{name}: {current} is given up ({before.get('reason')}); {then}")
             return UNEXPECTED
-        names = runtime.images()
+        # Podman takes longer to say what it has than all of the dependencies to answer.
+        images = _Beside(runtime.images)
+        checks = preflight.run(manifest, service, wait=False)
+        names = images.result()
         release, trouble, notice = choose(manifest, service, store, names)
     except HookError as error:
         return _unrecorded(manifest, service, error)
@@ -67,7 +74,8 @@ def _prepare(manifest: Manifest, service: Service) -> int:
     # full time, so the unit fails soon, for whoever waits for it, and aistack-retry@ starts it again later.
     recent = before.get("phase") == runtime.PREFLIGHT and began_boot - before.get("atBoot", 0) < _SAME_SERIES
     again = recent and _restarts(service) > 0
-    checks = preflight.run(manifest, service, wait=release is not None and not again)
+    if release is not None and not again and not all(check.ok for check in checks):
+        checks = preflight.run(manifest, service, wait=True)
     if trouble is not None:
         checks.append(trouble)
     failed = [check for check in checks if not check.ok]
@@ -76,6 +84,7 @@ def _prepare(manifest: Manifest, service: Service) -> int:
         return DEPENDENCY_MISSING
     runtime.write_environment(manifest, service, release.environment)
     put_live(service, release, names)
+    _clear_identity(service)
     runtime.write_verdict(
         manifest,
         name,
@@ -91,6 +100,30 @@ def _prepare(manifest: Manifest, service: Service) -> int:
         reason="the container is being started",
     )
     return DONE
+
+
+class _Beside:
+    """A call that runs in a thread of its own until its result is wanted."""
+
+    def __init__(self, call: Callable[[], dict[str, str]]) -> None:
+        self._call = call
+        self._found: dict[str, str] = {}
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._found = self._call()
+        except Exception as error:  # noqa: BLE001  (raised by `result`: a thread has nobody to raise it to)
+            self._error = error
+
+    def result(self) -> dict[str, str]:
+        """Wait for the call, which has a bound of its own; returns its result or raises its error."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._found
 
 
 def open_store(manifest: Manifest) -> Store:
@@ -202,6 +235,18 @@ def put_live(service: Service, release: Release, names: dict[str, str]) -> None:
     tags = [tag for tag in (service.image_live, kept) if names.get(tag) != release.image_id]
     if tags:
         runtime.podman("tag", release.image_id, *tags)
+
+
+def _clear_identity(service: Service) -> None:
+    """Remove the file with the last container's id, which a start that was killed leaves: podman would refuse to run.
+
+    Where it cannot be removed, podman says so.
+    """
+    for place in _IDENTITIES:
+        try:
+            os.unlink(place.format(service.container))
+        except OSError:
+            continue
 
 
 def _given_up(service: Service, current: Release, before: dict[str, Any]) -> bool:

@@ -182,19 +182,35 @@ in
     expected = [ "multi-user.target" ];
   };
 
-  "the start hook runs before podman's own preparation, the readiness hook after the start" = {
+  "the start hook alone runs before the start, and the start replaces a container that was left" = {
     expr = [
-      (lib.head (lines "ExecStartPre" (unit "app")))
-      (lib.length (lines "ExecStartPre" (unit "app")))
-      (lib.hasSuffix "/bin/pre-start" (lib.last (lines "ExecStartPre" (unit "app"))))
+      (lines "ExecStartPre" (unit "app"))
       (lines "ExecStartPost" (unit "app"))
+      (lib.hasInfix " --replace " (
+        lib.replaceStrings [ "\n" ] [ " " ] reference.systemd.services.podman-aistack-app.script
+      ))
     ];
     expected = [
-      "${hook} start-pre app"
-      2
-      true
+      [ "${hook} start-pre app" ]
       [ "${hook} await-ready app" ]
+      true
     ];
+  };
+
+  "where podman writes the container's id is among the places that the start hook clears" = {
+    expr =
+      lib.any
+        (
+          path:
+          lib.hasInfix "--cidfile=${path} " (
+            lib.replaceStrings [ "\n" "'" ] [ " " "" ] reference.systemd.services.podman-aistack-app.script
+          )
+        )
+        [
+          "/run/podman-aistack-app.ctr-id"
+          "/run/aistack-app/ctr-id"
+        ];
+    expected = true;
   };
 
   "restarts: direct, at once, ended by a limit that asks for a rollback" = {
