@@ -128,7 +128,6 @@ with `--detach` it starts dependents at once; so it is `up` without, and `podman
         "at most 0.3 s per hop above the applications' own time",
         met=hop <= 0.3,
         found=f"{hop:.2f} s",
-        why="A hop is `start-pre`, `podman rm`, `podman run` and the application's interpreter; "
-        "the first section has them apart.",
+        why="A hop is `start-pre`, `podman run` and the application's interpreter; the first section has them apart.",
     )
     return f"{text}{table(('what', 'way', 'median (range)', 'x aistack'), rows)}\n{aims}"

@@ -110,7 +110,7 @@ once a second, as often as podman can.
 {table(head, rows)}
 {started}{better}
 Beside a bare `podman run` ({1000 * bare:.0f} ms), the unit's start takes {own} more: `start-pre` (release, preflight
-with a probe of every dependency) and NixOS's own `podman rm` before each start.
+with a probe of every dependency).
 """
 
 
