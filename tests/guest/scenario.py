@@ -17,8 +17,8 @@ from guest.guest import Guest
 from guest.log import Log
 from guest.machine import Machine, subtest
 
-TIME_LIMIT = 300.0
-"""Seconds for one scenario, the guest's boot and the installation included."""
+TIME_LIMIT = 600.0
+"""Seconds for one scenario, the guest's boot and the installation included: for a machine that is busy or slow."""
 
 PRELUDE = "_prelude.py"
 """Helpers that every script may use; read before it, here as in the NixOS driver."""
