@@ -1,6 +1,5 @@
 # Whatever it is given, aistack says in one clear line what is wrong, ends with the exit code that means it, and never
 # shows a traceback; and what runs goes on running.
-# guest: time-limit 600
 
 import shlex
 

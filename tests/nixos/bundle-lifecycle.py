@@ -1,6 +1,5 @@
 # A rendered stack is installed on a running host, installed again after changes, and taken away.
 # nixos: skip it is about bundle/install, which hosts without NixOS use
-# guest: time-limit 400
 
 SOURCES = "/usr/src/aistack"
 INSTALL = f"{SOURCES}/bundle/install"

@@ -1,6 +1,5 @@
 """An override reaches the containers at their next start, and one that breaks a service is rolled back with it."""
 
-# guest: time-limit 600
 
 KEY = "RALPH_MAX_ITERATIONS_SIMPLE"
 OVERRIDES = "/var/lib/aistack/overrides.json"

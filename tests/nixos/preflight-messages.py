@@ -1,5 +1,4 @@
 # Every kind of thing that keeps a service from starting, each on the real stack, each told apart from the others.
-# guest: time-limit 600
 
 import shlex
 

@@ -1,5 +1,4 @@
 """Several services fail at the same time, and all of them: each gets what is right for it, and nothing blocks."""
-# guest: time-limit 400
 
 READY = "curl --fail --silent http://127.0.0.1:8000/ready"
 BROKEN = "raise SystemExit('nothing works here')"
