@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 from guest import paths
 from guest.process import kill_group
@@ -81,6 +82,8 @@ def main(arguments: list[str] | None = None) -> int:
     beside = [name for name in chosen if name != SCENARIO] if SCENARIO in chosen else []
     done: dict[str, Part | Future[Part]] = {}
     pool = ThreadPoolExecutor(max_workers=1)
+    # As Ctrl-C: what we run has guests, which would go on without us.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         for name in beside:
             done[name] = pool.submit(_in_one_piece, name, options)
@@ -97,6 +100,10 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         pool.shutdown(cancel_futures=True)
     return summary(parts, time.monotonic() - started)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _run(name: str, options: argparse.Namespace, output: IO[str] | None) -> Part:

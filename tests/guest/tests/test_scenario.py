@@ -89,6 +89,7 @@ def test_make_test_all_asks_for_the_slow_ones(
     assert ("--slow" in commands[0]) is everything
 
 
+@pytest.mark.usefixtures("signals")
 def test_the_other_parts_run_beside_the_scenarios_and_are_shown_in_one_piece(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,7 +114,11 @@ def test_the_other_parts_run_beside_the_scenarios_and_are_shown_in_one_piece(
     assert shown.index("unit  ") < shown.index("scenario  "), "the summary is in the order of the parts"
 
 
-def test_what_runs_beside_the_scenarios_ends_when_they_are_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("signals")
+@pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
+def test_what_runs_beside_the_scenarios_ends_when_they_are_interrupted(
+    name: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun = threading.Event()
     codes: list[int] = []
 
@@ -129,7 +134,8 @@ def test_what_runs_beside_the_scenarios_ends_when_they_are_interrupted(monkeypat
     def scenarios(folder: Path, options: argparse.Namespace, call: suite.Call) -> suite.Part:
         del folder, options, call
         assert begun.wait(10)
-        raise KeyboardInterrupt
+        signal.raise_signal(name)
+        pytest.fail("it went on")
 
     monkeypatch.setattr(suite, "PARTS", {"unit": unit, "scenario": scenarios})
     monkeypatch.setattr(suite, "_INTERRUPTED", threading.Event())
