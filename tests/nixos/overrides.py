@@ -1,6 +1,5 @@
 """An override reaches the containers at their next start, and one that breaks a service is rolled back with it."""
 
-
 KEY = "RALPH_MAX_ITERATIONS_SIMPLE"
 OVERRIDES = "/var/lib/aistack/overrides.json"
 READY = "curl --fail --silent http://127.0.0.1:8000/ready"
