@@ -82,8 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     beside = [name for name in chosen if name != SCENARIO] if SCENARIO in chosen else []
     done: dict[str, Part | Future[Part]] = {}
     pool = ThreadPoolExecutor(max_workers=1)
-    # As Ctrl-C: what we run has guests, which would go on without us.
-    signal.signal(signal.SIGTERM, _interrupt)
+    _take_signals()
     try:
         for name in beside:
             done[name] = pool.submit(_in_one_piece, name, options)
@@ -100,6 +99,18 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         pool.shutdown(cancel_futures=True)
     return summary(parts, time.monotonic() - started)
+
+
+def _take_signals() -> None:
+    """End on SIGTERM as on Ctrl-C: what we run has guests, which would go on without us.
+
+    What is ignored here, as in `nohup make test &`, would be ignored by all that we start, and some tests are about
+    signals; what has a handler here is not.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 def _interrupt(*_: object) -> NoReturn:

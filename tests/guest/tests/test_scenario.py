@@ -115,6 +115,23 @@ def test_the_other_parts_run_beside_the_scenarios_and_are_shown_in_one_piece(
 
 
 @pytest.mark.usefixtures("signals")
+@pytest.mark.parametrize("name", [signal.SIGHUP, signal.SIGINT])
+def test_what_is_ignored_here_is_not_ignored_by_what_is_started(
+    name: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unit(folder: Path, options: argparse.Namespace, call: suite.Call) -> suite.Part:
+        del folder, options
+        # A shell cannot trap what was ignored when it was started.
+        name_there = name.name.removeprefix("SIG")
+        return suite.Part("unit", passed=call(["sh", "-c", f"trap 'exit 9' {name_there}; kill -{name_there} $$"]))
+
+    signal.signal(name, signal.SIG_IGN)
+    monkeypatch.setattr(suite, "PARTS", {"unit": unit})
+    monkeypatch.setattr(suite, "summary", lambda parts, _: parts[0].passed)
+    assert suite.main([]) == 9
+
+
+@pytest.mark.usefixtures("signals")
 @pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
 def test_what_runs_beside_the_scenarios_ends_when_they_are_interrupted(
     name: signal.Signals, monkeypatch: pytest.MonkeyPatch
@@ -154,7 +171,7 @@ def test_a_skipped_scenario_boots_nothing_and_gives_its_reason(tmp_path: Path) -
 @pytest.fixture
 def signals() -> Iterator[None]:
     """The handlers of this process, restored afterwards."""
-    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)]
     yield
     for number, handler in before:
         signal.signal(number, handler)
