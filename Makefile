@@ -28,7 +28,7 @@ bench-hook:
 campaign:
 	@scripts/campaign $(ARGS)
 
-# bundle/reference/ from examples/reference.nix, and docs/options.md from the module; needs nix.
+# bundle/reference/ and bundle/ralph/ from the examples of these names, and docs/options.md from the module; needs nix.
 render:
 	@scripts/render
 

@@ -109,7 +109,7 @@ def opened(time_limit: float, name: str = "bench") -> Iterator[Lab]:
             guest.create(lower, storage)
             machine.start()
             machine.wait_for_unit("basic.target")
-            stack.install(machine)
+            stack.install(machine, stack.rendered(images.REFERENCE))
             helpers = scenario.names(machine, log)
             prelude = paths.SCENARIOS / scenario.PRELUDE
             exec(compile(prelude.read_text(encoding="utf-8"), str(prelude), "exec"), helpers)

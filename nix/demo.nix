@@ -11,7 +11,9 @@ in
     ../examples/reference.nix
   ];
 
-  services.aistack.services = lib.mapAttrs (_: imageStream: { inherit imageStream; }) images.images;
+  services.aistack.services = lib.genAttrs [ "app" "llama-cpp" "postgres" "qdrant" "redis" ] (name: {
+    imageStream = images.images.${name};
+  });
 
   systemd.tmpfiles.rules = [
     "d /var/lib/aistack/models 0755 root root - -"

@@ -63,7 +63,7 @@ in
     deadnix --fail .
     statix check .
     ruff check .
-    grep -rlE --exclude-dir=reference '^#!(/usr)?/bin/(env )?(ba)?sh' . \
+    grep -rlE --exclude-dir={reference,ralph} '^#!(/usr)?/bin/(env )?(ba)?sh' . \
       | xargs -d '\n' shellcheck --external-sources
   '';
 

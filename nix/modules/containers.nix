@@ -99,17 +99,19 @@ let
     };
 
   # Host directories below stateDir/volumes, each given to the user that its container runs as.
-  volumeDirectories = lib.concatMap (
-    service:
-    let
-      root = "${cfg.stateDir}/volumes/";
-      owner = lib.splitString ":" (if service.user == null then "0:0" else service.user);
-      directories = lib.filter (lib.hasPrefix root) (
-        map (volume: lib.head (lib.splitString ":" volume)) service.volumes
-      );
-    in
-    map (path: "d ${path} 0700 ${lib.head owner} ${lib.last owner} - -") directories
-  ) (lib.attrValues containers);
+  volumeDirectories = lib.unique (
+    lib.concatMap (
+      service:
+      let
+        root = "${cfg.stateDir}/volumes/";
+        owner = lib.splitString ":" (if service.user == null then "0:0" else service.user);
+        directories = lib.filter (lib.hasPrefix root) (
+          map (volume: lib.head (lib.splitString ":" volume)) service.volumes
+        );
+      in
+      map (path: "d ${path} 0700 ${lib.head owner} ${lib.last owner} - -") directories
+    ) (lib.attrValues containers)
+  );
 in
 {
   config = lib.mkIf cfg.enable {

@@ -58,7 +58,7 @@ in
       '';
       description = ''
         Services of the stack, by name; the name is the service's host name in the stack's network.
-        Names of the catalog (postgres, redis, qdrant, llama-cpp) come with every value filled in, any other name is a container of your own.
+        Names of the catalog (postgres, redis, qdrant, llama-cpp, aider-wrapper, ralph-wiggum) come filled in, the last two switched off; any other name is a container of your own.
       '';
     };
   };

@@ -5,13 +5,17 @@
 # real ones here.
 {
   lib,
+  callPackage,
   coreutils,
   dockerTools,
+  gitMinimal,
+  gnugrep,
   gnused,
   linkFarm,
   llama-cpp,
   postgresql_17,
   python3,
+  python312,
   qdrant,
   redis,
   runCommand,
@@ -130,7 +134,64 @@ let
       port = 8000;
       entrypoint = [ "/app/app.py" ];
     };
+
+    aider-wrapper = image "aider-wrapper" {
+      contents = forTasks;
+      user = "1000:1000";
+      port = 8099;
+      # aider does not run on a newer Python.
+      entrypoint = service python312 "aider_wrapper" (packages: [ packages.aider-chat ]);
+    };
+
+    ralph-wiggum = image "ralph-wiggum" {
+      contents = forTasks;
+      user = "1000:1000";
+      port = 8098;
+      entrypoint = service python3 "ralph_wiggum" (_: [ ]);
+    };
+
+    # It plays the model in tests and in the demonstration.
+    scripted-endpoint = image "scripted-endpoint" {
+      contents = [ python3 ];
+      files."/usr/local/bin/scripted-endpoint" = "scripted_endpoint.py";
+      user = "1000:1000";
+      port = 8000;
+      entrypoint = [ "/usr/local/bin/scripted-endpoint" ];
+    };
   };
+
+  # What the commands of a task may count on; not what the service itself imports.
+  forTasks = [
+    gitMinimal
+    gnugrep
+    (python3.withPackages (packages: [ packages.pytest ]))
+  ];
+
+  # The command line of one of the stack's own services.
+  service =
+    python: module: more:
+    let
+      environment = python.withPackages (
+        packages:
+        [
+          (packages.toPythonModule (callPackage ./aistack.nix { python3Packages = packages; }))
+          packages.fastapi
+          packages.httpx
+          packages.opentelemetry-exporter-otlp-proto-http
+          packages.opentelemetry-sdk
+          packages.prometheus-client
+          packages.pydantic
+          packages.pydantic-settings
+          packages.uvicorn
+        ]
+        ++ more packages
+      );
+    in
+    [
+      "${environment}/bin/python3"
+      "-m"
+      "aistack.services.${module}"
+    ];
 
   # A llama model of 300 KB with random weights: real in everything but sense.
   tiny-model = runCommand "tiny.gguf" { nativeBuildInputs = [ python3 ]; } ''

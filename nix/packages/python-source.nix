@@ -6,7 +6,9 @@ in
 lib.fileset.toSource {
   inherit root;
   fileset = lib.fileset.unions [
-    (lib.fileset.fileFilter (file: file.hasExt "py" || file.name == "py.typed") (root + "/aistack"))
+    (lib.fileset.fileFilter (file: file.hasExt "py" || file.hasExt "json" || file.name == "py.typed") (
+      root + "/aistack"
+    ))
     (root + "/aistack-hook")
     (root + "/pyproject.toml")
   ];

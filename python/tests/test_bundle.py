@@ -1,4 +1,4 @@
-"""bundle/reference is what the Nix sources render; and how the renderer turns an evaluation into files."""
+"""bundle/reference and bundle/ralph are what the Nix sources render; and how an evaluation becomes files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 ROOT = nixhost.ROOT
 REFERENCE = ROOT / "bundle/reference"
 EXAMPLE = ROOT / "examples/reference.nix"
-AGAIN = "render it again: nix/portable/render"
+STACKS = ["ralph", "reference"]
+AGAIN = "render it again: make render"
 
 
 def load_renderer() -> ModuleType:
@@ -58,12 +59,12 @@ def recorded(sources: str) -> tuple[str, dict[str, str]]:
     return nixpkgs, {name: digest for digest, name in (line.split("  ") for line in lines if not line.startswith("#"))}
 
 
-def stale(reference: Path, root: Path) -> list[str]:
-    """The sources that are not as they were when the reference was rendered."""
-    _, then = recorded((reference / "SOURCES.sha256").read_text(encoding="utf-8"))
+def stale(bundle: Path, root: Path, stack: str = "reference") -> list[str]:
+    """The sources that are not as they were when the bundle was rendered."""
+    _, then = recorded((bundle / "SOURCES.sha256").read_text(encoding="utf-8"))
     now = {
         str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in render.source_files(root, root / "examples/reference.nix")
+        for path in render.source_files(root, root / f"examples/{stack}.nix")
     }
     return sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
 
@@ -71,9 +72,10 @@ def stale(reference: Path, root: Path) -> list[str]:
 # --- The reference ---------------------------------------------------------------------------------
 
 
-def test_the_reference_was_rendered_from_these_sources() -> None:
-    changed = stale(REFERENCE, ROOT)
-    assert not changed, f"bundle/reference is older than {', '.join(changed)}; {AGAIN}"
+@pytest.mark.parametrize("stack", STACKS)
+def test_a_bundle_was_rendered_from_these_sources(stack: str) -> None:
+    changed = stale(ROOT / "bundle" / stack, ROOT, stack)
+    assert not changed, f"bundle/{stack} is older than {', '.join(changed)}; {AGAIN}"
 
 
 @pytest.mark.parametrize("change", ["edit", "add", "remove"])
@@ -96,13 +98,14 @@ def test_a_stale_reference_is_noticed_without_nix(tmp_path: Path, change: str) -
     assert stale(reference, tmp_path) == [str(source.relative_to(tmp_path))]
 
 
-def test_the_reference_is_what_the_sources_render(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stack", STACKS)
+def test_a_bundle_is_what_the_sources_render(stack: str, tmp_path: Path) -> None:
     reason = nixhost.unavailable()
     if reason is not None:
-        pytest.skip(f"bundle/reference was compared with the hashes of its sources only; {reason}")
-    done = nixhost.run(ROOT / "nix/portable/render", EXAMPLE, tmp_path / "out")
+        pytest.skip(f"bundle/{stack} was compared with the hashes of its sources only; {reason}")
+    done = nixhost.run(ROOT / "nix/portable/render", ROOT / f"examples/{stack}.nix", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    here, there = tree_of(tmp_path / "out"), tree_of(REFERENCE)
+    here, there = tree_of(tmp_path / "out"), tree_of(ROOT / "bundle" / stack)
     nixpkgs_here, _ = recorded(here["SOURCES.sha256"][0])
     nixpkgs_there, _ = recorded(there["SOURCES.sha256"][0])
     if nixpkgs_here != nixpkgs_there:
@@ -127,8 +130,9 @@ def test_a_changed_reference_is_noticed(tmp_path: Path) -> None:
     ]
 
 
-def test_the_reference_needs_nothing_of_nix() -> None:
-    for name, (text, executable) in tree_of(REFERENCE).items():
+@pytest.mark.parametrize("stack", STACKS)
+def test_a_bundle_needs_nothing_of_nix(stack: str) -> None:
+    for name, (text, executable) in tree_of(ROOT / "bundle" / stack).items():
         assert "/nix/" not in text, name
         assert not [key for key in ("PATH=", "LOCALE_ARCHIVE=", "TZDIR=") if f'Environment="{key}' in text], name
         if name.startswith("usr/lib/aistack/libexec/"):
@@ -142,8 +146,9 @@ def test_the_reference_needs_nothing_of_nix() -> None:
         assert not text.endswith("\n\n"), name
 
 
-def test_every_program_that_a_unit_runs_is_in_the_bundle_or_on_the_host() -> None:
-    ours = tree_of(REFERENCE)
+@pytest.mark.parametrize("stack", STACKS)
+def test_every_program_that_a_unit_runs_is_in_the_bundle_or_on_the_host(stack: str) -> None:
+    ours = tree_of(ROOT / "bundle" / stack)
     for name, (text, _) in ours.items():
         if not name.startswith("etc/systemd/system/"):
             continue

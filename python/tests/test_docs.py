@@ -426,7 +426,7 @@ def test_the_guide_lists_every_service_of_the_catalog() -> None:
     catalog = {path.stem for path in (ROOT / "nix/modules/catalog").glob("*.nix")} - {"default"}
     rows = page(GUIDE).table("service")
     assert {row[0].split()[0] for row in rows} == catalog
-    manifest = json.loads((ROOT / "bundle/reference/etc/aistack/stack.json").read_text(encoding="utf-8"))
+    manifest = json.loads((ROOT / "bundle/ralph/etc/aistack/stack.json").read_text(encoding="utf-8"))
     ports = {name: service["port"] for name, service in manifest["services"].items() if name in catalog}
     assert {row[0].split()[0]: int(row[1]) for row in rows} == ports
 

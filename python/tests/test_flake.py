@@ -23,11 +23,14 @@ SCENARIOS = sorted(
 )
 SYSTEMS = ["aarch64-linux", "x86_64-linux"]
 SERVICES = ["app", "llama-cpp", "postgres", "qdrant", "redis"]
+IMAGES = sorted([*SERVICES, "aider-wrapper", "ralph-wiggum", "scripted-endpoint"])
+OF_RALPH = "\n# stack of examples/ralph.nix\n"
+RALPH = [name for name in SCENARIOS if OF_RALPH in (ROOT / f"tests/nixos/{name}.py").read_text(encoding="utf-8")]
 
 
 def manifest() -> dict[str, Any]:
-    """The reference stack's manifest."""
-    loaded = json.loads((ROOT / "bundle/reference/etc/aistack/stack.json").read_text(encoding="utf-8"))
+    """The manifest of the stack that has all services."""
+    loaded = json.loads((ROOT / "bundle/ralph/etc/aistack/stack.json").read_text(encoding="utf-8"))
     assert isinstance(loaded, dict)
     return loaded
 
@@ -76,7 +79,7 @@ def test_outputs_are_those_that_the_readme_promises(seen: dict[str, Any]) -> Non
 def test_every_derivation_can_be_instantiated(seen: dict[str, Any]) -> None:
     derivations = seen["derivations"]
     assert sorted(derivations["packages"]) == ["bundle", "default", "images", "options"]
-    assert sorted(derivations["images"]) == SERVICES
+    assert sorted(derivations["images"]) == IMAGES
     assert sorted(derivations["checks"]) == [
         *("bundle", "evaluation", "format", "lint", "package", "python", "types"),
         *(f"vm-{name}" for name in SCENARIOS),
@@ -107,7 +110,7 @@ def test_the_package_is_named_and_needs_what_its_project_file_says(seen: dict[st
     )
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", IMAGES)
 def test_images_carry_the_reference_names_and_run_as_numbers(seen: dict[str, Any], service: str) -> None:
     image = seen["images"][service]
     entry = manifest()["services"][service]
@@ -159,17 +162,18 @@ def test_the_demonstration_streams_its_images_and_answers_the_host(seen: dict[st
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_every_scenario_is_a_vm_test_of_the_reference_stack(seen: dict[str, Any], name: str) -> None:
+def test_every_scenario_is_a_vm_test_of_its_stack(seen: dict[str, Any], name: str) -> None:
     test = seen["tests"][f"vm-{name}"]
     assert test["name"] == f"vm-test-run-aistack-{name}"
     assert (ROOT / f"tests/nixos/{name}.py").read_text(encoding="utf-8") in test["testScript"]
     assert test["testScript"].startswith((ROOT / "tests/nixos/_prelude.py").read_text(encoding="utf-8"))
     assert test["testScript"].endswith((ROOT / "tests/nixos/_epilogue.py").read_text(encoding="utf-8"))
     units = test["nodes"]["machine"]
-    for service in SERVICES:
+    for service in IMAGES if name in RALPH else SERVICES:
         text = units[f"podman-aistack-{service}.service"]["text"]
         assert settings(text, "OnFailure") == [f"aistack-rollback@{service}.service"]
         assert settings(text, "ExecStartPost")[0].endswith(f"await-ready {service}")
+    assert ("podman-aistack-ralph-wiggum.service" in units) is (name in RALPH)
     # The script starts the stack, unless the scenario is about what starts with the machine.
     if not (ROOT / f"tests/nixos/{name}.nix").exists():
         assert units["aistack.target"]["wantedBy"] == []

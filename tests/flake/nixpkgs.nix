@@ -8,6 +8,7 @@ let
   # The packages that the flake's outputs name beyond those that NixOS asks for.
   names = [
     "deadnix"
+    "gitMinimal"
     "gnumake"
     "jq"
     "llama-cpp"
@@ -21,12 +22,19 @@ let
     "statix"
   ];
   pythonNames = [
+    "aider-chat"
     "click"
+    "fastapi"
+    "httpx"
     "hypothesis"
     "jsonschema"
     "mypy"
+    "opentelemetry-exporter-otlp-proto-http"
+    "opentelemetry-sdk"
+    "prometheus-client"
     "psycopg"
     "pydantic"
+    "pydantic-settings"
     "pytest"
     "python-dotenv"
     "redis"
@@ -35,6 +43,7 @@ let
     "setuptools"
     "types-jsonschema"
     "types-requests"
+    "uvicorn"
   ];
 
   # A derivation of the given attributes; what a builder cannot be told as text is told as JSON.
@@ -99,8 +108,10 @@ let
       callPackage = lib.callPackageWith final;
 
       python3 = python;
+      python312 = python;
       python3Packages = lib.genAttrs pythonNames (name: (host "bash") // { inherit name; }) // {
         inherit python;
+        toPythonModule = package: package;
         buildPythonApplication = args: make "${args.pname}-${args.version}" args "cp -r $src $out";
       };
 

@@ -89,7 +89,7 @@ def prepare(log: Log, progress: Progress) -> Machine:
         machine.start()
         machine.wait_for_unit("basic.target", timeout=60)
     with progress.step("installing the rendered bundle with bundle/install"):
-        stack.install(machine, keep_secret=True)
+        stack.install(machine, stack.rendered(images.REFERENCE), keep_secrets=True)
     return machine
 
 

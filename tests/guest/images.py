@@ -1,7 +1,7 @@
-"""The test images, built in a guest into a podman storage that is cached.
+"""The test images, built in a guest into a podman storage that is cached: one storage for each rendered stack.
 
-One Debian root with every program is imported as the base; each image adds its entry point from
-`images/<name>/`. Nothing is fetched while building: the packages come with the base's root.
+A Debian root with every program is imported as the base; each image adds its entry point from `images/<name>/`. Those
+that edit code have another base, the workbench. Nothing is fetched while building: the packages come with the bases.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from guest import cache, nspawn, paths, root
+from guest import cache, nspawn, paths, root, workbench
 from guest.cache import Entry, key_of
 from guest.errors import GuestError
 from guest.guest import Guest
@@ -19,7 +21,20 @@ from guest.process import check, fetch
 
 REGISTRY = "localhost/aistack-images"
 TAG = "1"
+REFERENCE = "reference"
+RALPH = "ralph"
 NAMES = ("postgres", "redis", "qdrant", "llama-cpp", "app")
+"""The images of the reference stack."""
+
+RALPH_NAMES = ("scripted-endpoint", "aider-wrapper", "ralph-wiggum")
+"""Those that Ralph's stack has beside them."""
+
+CODE = {
+    "aider-wrapper": ("aistack/__init__.py", "aistack/services"),
+    "ralph-wiggum": ("aistack/__init__.py", "aistack/services"),
+}
+"""What an image gets of python/, so that another release of the command line makes no other image."""
+
 BUILD_TIMEOUT = 300.0
 """Seconds for one podman command in the builder guest."""
 
@@ -51,10 +66,23 @@ def base_entry() -> Entry:
     return Entry("base", key_of([root.SUITE, *packages(), *root.SLIM, *OPTIONS, wheels, "1"]))
 
 
-def entry() -> Entry:
-    """Return the cache entry of the podman storage with all images."""
-    folders = [paths.IMAGES / name for name in NAMES]
-    return Entry("images", key_of([base_entry().key, root.entry().key, *folders, "1"]))
+def entry(stack: str = REFERENCE) -> Entry:
+    """Return the cache entry of the podman storage with all images of a stack."""
+    if stack == REFERENCE:
+        folders = [paths.IMAGES / name for name in NAMES]
+        return Entry("images", key_of([base_entry().key, root.entry().key, *folders, "1"]))
+    parts = [part for name in RALPH_NAMES for part in _context(name)]
+    return Entry("ralph-images", key_of([_workbench_entry().key, *parts, "1"]))
+
+
+def _workbench_entry() -> Entry:
+    """The storage with the reference stack's images and the workbench: importing that is what takes long."""
+    return Entry("imported-workbench", key_of([entry().key, workbench.entry().key, "1"]))
+
+
+def _context(name: str) -> list[Path]:
+    """What an image is built from."""
+    return [paths.IMAGES / name, *(paths.CHECKOUT / "python" / part for part in CODE.get(name, ()))]
 
 
 def build_base(target: Path) -> None:
@@ -82,19 +110,15 @@ def build_base(target: Path) -> None:
     cache.remove(wheels)
 
 
-def build(target: Path) -> None:
-    """Build every image into the podman storage `target`."""
-    base = base_entry().ensure(build_base)
-    guest = Guest("image-builder")
-    guest.create(root.ensure(), None)
-    log = root.build_log("images")
+@contextmanager
+def _builder(name: str, target: Path, images: Path | None) -> Iterator[tuple[Guest, Path]]:
+    """Give a guest over the podman storage `images`, and a log; what podman has there in the end becomes `target`."""
+    guest = Guest(f"{name}-builder")
+    guest.create(root.ensure(), images)
+    log = root.build_log(name)
     try:
         guest.start()
-        with (base / "base.tar").open("rb") as tar:
-            command = ["podman", "import", "--quiet", "-", reference("base")]
-            check(guest.enter(command), stdin=tar, timeout=BUILD_TIMEOUT, log=log)
-        for name in NAMES:
-            _build_one(guest, name, log)
+        yield guest, log
         check(guest.enter(["systemctl", "poweroff"]), log=log)
         guest.wait_off(nspawn.KILL_TIMEOUT)
         target.rmdir()
@@ -103,13 +127,49 @@ def build(target: Path) -> None:
         guest.destroy()
 
 
+def build(target: Path) -> None:
+    """Build the reference stack's images into the podman storage `target`."""
+    base = base_entry().ensure(build_base)
+    with _builder("images", target, None) as (guest, log):
+        _import(guest, base / "base.tar", "base", log)
+        for name in NAMES:
+            _build_one(guest, name, log)
+
+
+def _build_workbench(target: Path) -> None:
+    images, base = ensure(), workbench.ensure()
+    with _builder("imported-workbench", target, images) as (guest, log):
+        _import(guest, base / "base.tar", "workbench", log)
+
+
+def _build_ralph(target: Path) -> None:
+    images = _workbench_entry().ensure(_build_workbench)
+    with _builder("ralph-images", target, images) as (guest, log):
+        for name in RALPH_NAMES:
+            _build_one(guest, name, log)
+
+
+def _import(guest: Guest, archive: Path, name: str, log: Path) -> None:
+    with archive.open("rb") as tar:
+        check(
+            guest.enter(["podman", "import", "--quiet", "-", reference(name)]),
+            stdin=tar,
+            timeout=BUILD_TIMEOUT,
+            log=log,
+        )
+
+
 def _build_one(guest: Guest, name: str, log: Path) -> None:
     context = paths.IMAGES / name
-    with subprocess.Popen(["tar", "-C", context, "-c", "."], stdout=subprocess.PIPE) as tar:
+    pack = ["tar", "--exclude=__pycache__", "-c", f"--directory={context}", "."]
+    if name in CODE:
+        pack += [f"--directory={paths.CHECKOUT / 'python'}", *CODE[name]]
+    with subprocess.Popen(pack, stdout=subprocess.PIPE) as tar:
         unpack = "rm -rf /root/context && mkdir /root/context && tar -C /root/context -x"
-        build_it = (
-            f"podman build --quiet --network=none --pull=never --timestamp=0 --tag {reference(name)} /root/context"
-        )
+        # Without limits of its own a RUN asks for more files and processes than a guest may have.
+        limits = "--ulimit=nofile=1024:1024 --ulimit=nproc=1024:1024"
+        options = f"--quiet --network=none --pull=never --timestamp=0 {limits}"
+        build_it = f"podman build {options} --tag {reference(name)} /root/context"
         check(
             guest.enter(["bash", "-euc", f"{unpack}; {build_it}"]),
             stdin=tar.stdout,
@@ -120,6 +180,27 @@ def _build_one(guest: Guest, name: str, log: Path) -> None:
         raise GuestError(f"cannot read {context}", next_step=f"read {log}")
 
 
-def ensure() -> Path:
-    """Return the podman storage with all images, built first if it is not cached."""
-    return entry().ensure(build)
+def ensure(stack: str = REFERENCE) -> Path:
+    """Return the podman storage with all images of a stack, built first if it is not cached."""
+    if stack == REFERENCE:
+        return entry().ensure(build)
+    if not entry(stack).present and not workbench.entry().present:
+        # It downloads and unpacks for as long as all the others together.
+        with _beside([sys.executable, "-m", "guest.workbench"]):
+            ensure()
+    return entry(stack).ensure(_build_ralph)
+
+
+@contextmanager
+def _beside(command: list[str]) -> Iterator[None]:
+    """Run a command beside what happens inside, and wait for both; raise GuestError with what it said if it failed."""
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, process_group=0)
+    try:
+        yield
+        _, said = process.communicate(timeout=workbench.TIMEOUT)
+    except BaseException:
+        process.terminate()
+        process.communicate()
+        raise
+    if process.returncode != 0:
+        raise GuestError(said.strip() or f"{command[-1]} ended with exit code {process.returncode}")

@@ -82,7 +82,14 @@ def build(target: Path) -> None:
     (wants / "backdoor.service").symlink_to("/etc/systemd/system/backdoor.service")
 
 
-def mmdebstrap(packages: tuple[str, ...], target: Path, *, log: Path, options: tuple[str, ...] = ()) -> None:
+def mmdebstrap(
+    packages: tuple[str, ...],
+    target: Path,
+    *,
+    log: Path,
+    options: tuple[str, ...] = (),
+    suite: str = SUITE,
+) -> None:
     """Make a minimal Debian with `packages` in `target`, a folder or a .tar file."""
     wanted = f"--include={','.join(packages)}"
     fetch(
@@ -92,7 +99,7 @@ def mmdebstrap(packages: tuple[str, ...], target: Path, *, log: Path, options: t
             *("unshare", "--mount", "mmdebstrap", "--variant=minbase", "--mode=root", wanted),
             *SLIM,
             *options,
-            SUITE,
+            suite,
             target,
         ],
         timeout=BUILD_TIMEOUT,

@@ -65,9 +65,11 @@ def main(arguments: list[str] | None = None) -> int:
             _say(f"preparing the root and the images in {paths.cache()}")
             started = time.monotonic()
             root.ensure()
-            images.ensure()
+            # The one with the most images first: it has the others made on the way, side by side.
+            for stack in sorted(_stacks(chosen), key=lambda name: name == images.REFERENCE):
+                images.ensure(stack)
             _say(f"ready after {time.monotonic() - started:.1f} s")
-        before = _cache_state()
+        before = _cache_state(_stacks(chosen))
         outcomes = Runner(options).run(chosen * options.repeat)
         outcomes += _cache_unchanged(before)
     except GuestError as error:
@@ -199,8 +201,12 @@ def _interrupt(*_: object) -> None:
     raise Interrupted
 
 
-def _cache_state() -> dict[Path, str]:
-    made = [entry.path for entry in (root.entry(), images.entry()) if entry.present]
+def _stacks(chosen: list[Scenario]) -> set[str]:
+    return {item.stack for item in chosen if item.skip is None}
+
+
+def _cache_state(stacks: set[str]) -> dict[Path, str]:
+    made = [entry.path for entry in (root.entry(), *map(images.entry, stacks)) if entry.present]
     return {path: fingerprint(path) for path in made}
 
 

@@ -29,6 +29,9 @@ EPILOGUE = "_epilogue.py"
 JOURNAL_FOLLOWS = "the whole journal:"
 """The line of a log after which the guest's journal stands."""
 
+STACK = re.compile(r"^# stack of examples/(?P<name>[a-z]+)\.nix$", re.MULTILINE)
+"""Names another stack than the reference one, for the NixOS driver too."""
+
 HEADER = re.compile(r"^# guest: (?P<key>skip|slow|time-limit) (?P<value>.+)$", re.MULTILINE)
 
 
@@ -37,7 +40,7 @@ class Scenario:
     """A test script and what its header says about guests.
 
     `# guest: skip REASON` where it needs what no guest has; `# guest: slow REASON` where it takes too
-    long for every run of the tests; `# guest: time-limit SECONDS`.
+    long for every run of the tests; `# guest: time-limit SECONDS`; `# stack of examples/NAME.nix`.
     """
 
     name: str
@@ -45,13 +48,17 @@ class Scenario:
     skip: str | None
     time_limit: float
     slow: str | None = None
+    stack: str = images.REFERENCE
 
     @classmethod
     def read(cls, script: Path) -> Scenario:
         """Read a script's header."""
-        found = {match["key"]: match["value"] for match in HEADER.finditer(script.read_text())}
+        text = script.read_text()
+        found = {match["key"]: match["value"] for match in HEADER.finditer(text)}
         limit = float(found.get("time-limit", TIME_LIMIT))
-        return cls(script.stem, script, found.get("skip"), limit, found.get("slow"))
+        other = STACK.search(text)
+        stack = other["name"] if other else images.REFERENCE
+        return cls(script.stem, script, found.get("skip"), limit, found.get("slow"), stack)
 
 
 def discover(folder: Path = paths.SCENARIOS) -> list[Scenario]:
@@ -92,12 +99,12 @@ def run(scenario: Scenario, guest: Guest, log: Log, deadline: Deadline, *, keep:
     if scenario.skip:
         raise Skipped(scenario.skip)
     machine = Machine(guest, log, deadline)
-    with root.entry().in_use() as lower, images.entry().in_use() as storage:
+    with root.entry().in_use() as lower, images.entry(scenario.stack).in_use() as storage:
         try:
             guest.create(lower, storage)
             machine.start()
             machine.wait_for_unit("basic.target")
-            stack.install(machine)
+            stack.install(machine, stack.rendered(scenario.stack))
             known = names(machine, log)
             for script in (paths.SCENARIOS / PRELUDE, scenario.script, paths.SCENARIOS / EPILOGUE):
                 exec(compile(script.read_text(), str(script), "exec"), known)

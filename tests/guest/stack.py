@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import tempfile
 from pathlib import Path
@@ -15,7 +16,6 @@ from guest.process import check
 SOURCES = "/usr/src/aistack"
 """Where a guest keeps what it was installed from."""
 
-PASSWORD_FILE = "/etc/aistack/secrets/postgres-password"
 MODEL = "/var/lib/aistack/models/tiny.gguf"
 TARGET = "aistack.target"
 
@@ -30,24 +30,31 @@ def model() -> Path:
     return Entry("model", key_of([script])).ensure(build) / "tiny.gguf"
 
 
-def install(machine: Machine, bundle: Path | None = None, *, keep_secret: bool = False) -> None:
-    """Install the checked-in reference bundle, or another rendered one, and start nothing.
+def rendered(name: str) -> Path:
+    """Return the checked-in bundle of a stack."""
+    return paths.CHECKOUT / "bundle" / name
 
-    With `keep_secret` a password that the guest has already stays: its database knows it.
+
+def install(machine: Machine, bundle: Path, *, keep_secrets: bool = False) -> None:
+    """Install a rendered bundle with new secrets, and start nothing.
+
+    With `keep_secrets` those that the guest has already stay: its database knows one of them.
     """
     if not (paths.CHECKOUT / "bundle/install").is_file():
         raise GuestError("this checkout has no bundle/install")
     with machine.nested("installing the stack"):
         for name in ("bundle", "python"):
             machine.copy_from_host(str(paths.CHECKOUT / name), f"{SOURCES}/{name}")
-        rendered = f"{SOURCES}/bundle/reference"
-        if bundle is not None:
-            rendered = f"{SOURCES}/rendered"
-            machine.copy_from_host(str(bundle), rendered)
+        source = f"{SOURCES}/bundle/{bundle.name}"
+        if bundle.parent != paths.CHECKOUT / "bundle":
+            source = f"{SOURCES}/rendered"
+            machine.copy_from_host(str(bundle), source)
         machine.copy_from_host(str(model()), MODEL)
-        if not keep_secret or machine.execute(f"test -s {PASSWORD_FILE}")[0] != 0:
-            give_secret(machine, PASSWORD_FILE)
-        machine.succeed(f"{SOURCES}/bundle/install {rendered} >&2")
+        manifest = json.loads((bundle / "etc/aistack/stack.json").read_text())
+        for secret in manifest["secrets"].values():
+            if not keep_secrets or machine.execute(f"test -s {secret['file']}")[0] != 0:
+                give_secret(machine, secret["file"])
+        machine.succeed(f"{SOURCES}/bundle/install {source} >&2")
 
 
 def give_secret(machine: Machine, path: str) -> None:

@@ -9,6 +9,13 @@ let
       lib.filter (file: lib.hasSuffix suffix file && !lib.hasPrefix "_" file) files
     );
   # `# nixos: skip REASON`: a scenario about what NixOS does not have.
+  # `# stack of examples/NAME.nix`: what it is about, if it is not the reference stack.
+  stackOf =
+    name:
+    let
+      found = builtins.match "(.*\n)?# stack of examples/([a-z]+)[.]nix\n.*" (script name);
+    in
+    if found == null then "reference" else lib.last found;
   applies = name: builtins.match ".*\n# nixos: skip [^\n]+\n.*" (script name) == null;
   script = name: builtins.readFile (./. + "/${name}.py");
   scripts = withSuffix ".py";
@@ -20,7 +27,10 @@ let
     pkgs.testers.runNixOSTest {
       imports = lib.optional (lib.elem name modules) (./. + "/${name}.nix");
       name = "aistack-${name}";
-      nodes.machine = ./node.nix;
+      nodes.machine.imports = [
+        ./node.nix
+        (../../examples + "/${stackOf name}.nix")
+      ];
       testScript = builtins.readFile ./_prelude.py + script name + builtins.readFile ./_epilogue.py;
     };
 in

@@ -1,14 +1,19 @@
-# The machine of every scenario: the reference stack is installed, with its images, model and secret,
+# The machine of every scenario: its stack (default.nix says which) is installed, with its images, model and secrets,
 # and nothing of it runs. The test script starts it.
-{ lib, pkgs, ... }:
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
 let
+  cfg = config.services.aistack;
   images = pkgs.aistack-images;
+  needed = lib.filter (name: cfg.manifest.services ? ${name}) (lib.attrNames images.images);
+  files = map (secret: secret.file) (lib.attrValues cfg.secrets);
 in
 {
-  imports = [
-    ../../nix/nixos-module.nix
-    ../../examples/reference.nix
-  ];
+  imports = [ ../../nix/nixos-module.nix ];
 
   virtualisation = {
     cores = 2;
@@ -34,22 +39,24 @@ in
     ];
 
     services.prepare-scenario = {
-      description = "Images and secret of the scenario";
+      description = "Images and secrets of the scenario";
       wantedBy = [ "multi-user.target" ];
       requiredBy = [ "aistack-network.service" ];
       before = [ "aistack-network.service" ];
-      # Images outlive a reboot, and so does the secret.
-      unitConfig.ConditionPathExists = "!/etc/aistack/secrets/postgres-password";
+      # Images outlive a reboot, and so do the secrets.
+      unitConfig.ConditionPathExists = "!${lib.last files}";
       serviceConfig = {
         Type = "oneshot";
         RemainAfterExit = true;
       };
       path = [ pkgs.podman ];
       script = ''
-        ${lib.concatMapStrings (image: "${image} | podman load --quiet\n") (lib.attrValues images.images)}
+        ${lib.concatMapStrings (name: "${images.images.${name}} | podman load --quiet\n") needed}
         install -d -m 0700 /etc/aistack/secrets
         umask 0377
-        head -c 24 /dev/urandom | base64 > /etc/aistack/secrets/postgres-password
+        for file in ${lib.escapeShellArgs files}; do
+          head -c 24 /dev/urandom | base64 > "$file"
+        done
       '';
     };
   };

@@ -7,6 +7,7 @@
     ./health.nix
     ./images.nix
     ./ports.nix
+    ./ralph.nix
     ./secrets.nix
     ./stack.nix
   ];

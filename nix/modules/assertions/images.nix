@@ -18,6 +18,14 @@ in
       let
         pulled = service.image != null && service.imageFile == null && service.imageStream == null;
         state = if image.tag service.image == null then "is missing" else "moves";
+        from = if service.imageFile != null then "imageFile" else "imageStream";
+        archive = service.${from};
+        # An archive made by Nixpkgs says what its image is called.
+        inside =
+          if archive ? imageName && archive ? imageTag then
+            "${archive.imageName}:${archive.imageTag}"
+          else
+            service.image;
       in
       [
         (refuse (service.image == null) "${option name}.image is not set."
@@ -26,6 +34,10 @@ in
         (refuse (
           service.imageFile != null && service.imageStream != null
         ) "${option name}.imageFile and ${option name}.imageStream are both set." "Keep one of them.")
+        (refuse (service.image != null && service.image != inside)
+          "${option name}.image is `${service.image}`, but ${option name}.${from} holds `${inside}`, so what is loaded would not be what is run."
+          "Leave image out, or set ${option name}.${from} = null to have it pulled."
+        )
         (refuse (pulled && !service.allowFloatingTag && image.isFloating service.image)
           "${option name}.image is `${service.image}`, whose tag ${state}: what runs would depend on the day it was pulled, and a rollback would have nothing to go back to."
           "Name a version (registry/name:1.2.3) or a digest, or set ${option name}.allowFloatingTag = true."

@@ -1,4 +1,4 @@
-# The stack as a whole: its backend, the names of its services, limits that contradict each other.
+# The stack as a whole: its backend, the names of its services.
 { config, lib, ... }:
 let
   cfg = config.services.aistack;
@@ -9,7 +9,6 @@ let
     refuse
     ;
   inherit (config.virtualisation.oci-containers) backend;
-  inherit (cfg.ralph.maxIterations) ceiling;
 in
 {
   config = lib.mkIf cfg.enable {
@@ -30,12 +29,6 @@ in
           "Rename it."
         )
       ]
-    )
-    ++ lib.mapAttrsToList (
-      kind: value:
-      refuse (value > ceiling)
-        "services.aistack.ralph.maxIterations.${kind} (${toString value}) is more than services.aistack.ralph.maxIterations.ceiling (${toString ceiling})."
-        "Lower it, or raise the ceiling."
-    ) cfg.ralph.maxIterations;
+    );
   };
 }

@@ -498,6 +498,24 @@ in
     says = [ "services.aistack.services.app.imageFile and services.aistack.services.app.imageStream" ];
   };
 
+  "an archive of another image than the one that is run is refused" = refuses {
+    services.app = {
+      image = "registry.example.org/app:1.0";
+      imageStream = {
+        type = "derivation";
+        name = "stream-app";
+        outPath = "${builtins.storeDir}/00000000000000000000000000000000-app";
+        imageName = "localhost/app";
+        imageTag = "1.0";
+      };
+    };
+    says = [
+      "services.aistack.services.app.image is `registry.example.org/app:1.0`"
+      "services.aistack.services.app.imageStream holds `localhost/app:1.0`"
+      "or set services.aistack.services.app.imageStream = null"
+    ];
+  };
+
   "a probe without a port is refused" = refuses {
     services.app.health.kind = "http";
     says = [

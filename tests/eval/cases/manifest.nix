@@ -449,6 +449,7 @@ in
       "gpu"
       "minimal"
       "own-container"
+      "ralph"
       "reference"
     ];
   };

@@ -69,7 +69,7 @@ def test_a_slow_scenario_is_left_out_with_its_reason_unless_asked_for(
     monkeypatch.setattr(run.Runner, "run", note)
     monkeypatch.setattr("guest.host.require", lambda **_: None)
     monkeypatch.setattr("guest.root.ensure", lambda: None)
-    monkeypatch.setattr("guest.images.ensure", lambda: None)
+    monkeypatch.setattr("guest.images.ensure", lambda _: None)
     run.main(arguments)
     assert [item.skip for item in ran] == skipped
 
