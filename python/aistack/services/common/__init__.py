@@ -1,7 +1,7 @@
 """What every service of the stack has in common: see `create_app` (app.py) and `serve` (server.py)."""
 
 from aistack.services.common.app import create_app
-from aistack.services.common.errors import ServiceError, problems
+from aistack.services.common.errors import ConfigurationError, ServiceError, problems
 from aistack.services.common.lifecycle import Lifecycle
 from aistack.services.common.ready import Dependency, NotReady
 from aistack.services.common.schema import RequestModel, ResponseModel
@@ -11,6 +11,7 @@ from aistack.services.common.telemetry import Telemetry, TelemetryEvent
 from aistack.services.common.tracing import Tracing
 
 __all__ = [
+    "ConfigurationError",
     "Dependency",
     "Lifecycle",
     "NotReady",

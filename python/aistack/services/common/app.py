@@ -72,8 +72,7 @@ def create_app(
         lifespan: what surrounds serving; after it telemetry and traces are closed.
 
     Raises:
-        TracingUnavailable: tracing is asked for, and its library is missing.
-        KeyUnavailable: the API key's file is missing or empty.
+        ConfigurationError: tracing is asked for and its library is missing, or the API key's file is missing or empty.
     """
     lifecycle = Lifecycle()
     telemetry = Telemetry(settings.telemetry_path, settings.service)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers
 
-from aistack.services.common.errors import ServiceError
+from aistack.services.common.errors import ConfigurationError, ServiceError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +18,7 @@ HEADER = "X-API-Key"
 OPEN = frozenset({"/health", "/ready", "/metrics"})
 
 
-class KeyUnavailable(Exception):
+class KeyUnavailable(ConfigurationError):
     """The key file is missing, unreadable or empty."""
 
 

@@ -41,6 +41,10 @@ KINDS = {
 """By status: the kind, the title and the next step, where an error names none of its own."""
 
 
+class ConfigurationError(Exception):
+    """The service cannot run as it is configured; said at its start on one line."""
+
+
 class FieldError(BaseModel):
     """One field of a request that is not valid."""
 

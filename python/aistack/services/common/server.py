@@ -12,10 +12,9 @@ import uvicorn
 from pydantic import ValidationError
 
 from aistack.services.common import logs
-from aistack.services.common.auth import KeyUnavailable
+from aistack.services.common.errors import ConfigurationError
 from aistack.services.common.lifecycle import GRACE_SECONDS, STOP_SECONDS
 from aistack.services.common.settings import ServiceSettings
-from aistack.services.common.tracing import TracingUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,7 +87,7 @@ def main(settings_class: type[SettingsT], make: Callable[[SettingsT], FastAPI]) 
     logs.configure(service, settings.log_level)
     try:
         app = make(settings)
-    except (KeyUnavailable, TracingUnavailable) as error:
+    except ConfigurationError as error:
         print(f"{service}: {error}", file=sys.stderr, flush=True)  # noqa: T201
         return CONFIGURATION_ERROR
     return serve(app, settings)

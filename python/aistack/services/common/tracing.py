@@ -9,6 +9,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from aistack.services.common.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 Attribute = str | bool | int | float
 
 
-class TracingUnavailable(Exception):
+class TracingUnavailable(ConfigurationError):
     """Tracing is asked for, and its library is not installed."""
 
 
