@@ -65,23 +65,34 @@ need_python() {
     || die "python3 is $(python3 -V 2>&1), 3.11 or newer is needed" "use Debian 12 or newer"
 }
 
-# Print the folder of a virtual environment with the pinned requirements; made once for each set of them.
-test_environment() {
-  local key folder requirements=$ROOT/scripts/requirements.txt
+# make_environment NAME REQUIREMENTS WHAT: print the folder of a virtual environment, made once for each set of requirements.
+make_environment() {
+  local key folder name=$1 requirements=$2
   key=$({ cat "$requirements" && python3 -V && echo 1; } | sha256sum | cut -c 1-16)
-  folder=$AISTACK_CACHE/venv-$key
+  folder=$AISTACK_CACHE/$name-$key
   mkdir -p "$AISTACK_CACHE/locks"
   (
     flock 9
     if [ ! -e "$folder/complete" ]; then
-      say "making the Python environment of the tests in $folder" >&2
-      rm -rf "$AISTACK_CACHE"/venv-*
+      say "making the Python environment $3 in $folder" >&2
+      rm -rf "$AISTACK_CACHE/$name"-*
       if ! { python3 -m venv "$folder" && "$folder/bin/python" -m pip install --quiet \
         --disable-pip-version-check --require-hashes --requirement "$requirements"; } >&2; then
-        die "cannot install the tests' Python packages" "is there a network? they are named in $requirements"
+        die "cannot install the Python packages $3" "is there a network? they are named in $requirements"
       fi
       touch "$folder/complete"
     fi
-  ) 9>"$AISTACK_CACHE/locks/venv"
+  ) 9>"$AISTACK_CACHE/locks/$name"
   printf '%s\n' "$folder"
+}
+
+# Print the folder of what the tests run in.
+test_environment() { make_environment venv "$ROOT/scripts/requirements.txt" "of the tests"; }
+
+# Print the Python that has the real aider, which needs one older than 3.13; nothing where python3 is newer.
+aider_python() {
+  local folder
+  python3 -I -c 'import sys; sys.exit(sys.version_info >= (3, 13))' || return 0
+  folder=$(make_environment aider-venv "$ROOT/images/aider-wrapper/requirements.txt" "with the real aider (700 MB)")
+  printf '%s\n' "$folder/bin/python"
 }
