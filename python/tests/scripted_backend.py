@@ -99,6 +99,9 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self.problem(503, "not-ready")
             return
+        if self.path == "/health":
+            self.answer(200, {"status": "ok"})
+            return
         key = self.path.rpartition("/")[2]
         with self.backend.lock:
             state = self.backend.state.get(key)
@@ -111,7 +114,18 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Let the scripted agent work."""
         backend = self.backend
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        try:
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        except ValueError:
+            self.problem(400, "malformed")
+            return
+        if not isinstance(request.get("prompt"), str):
+            self.problem(422, "invalid")
+            return
+        request.setdefault("workspace", "default")
+        if ".." in request["workspace"]:
+            self.problem(403, "outside-workspace")
+            return
         key = self.headers["Idempotency-Key"]
         if backend.key is not None and self.headers.get("X-API-Key") != backend.key:
             self.problem(401, "unauthenticated")
@@ -147,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
         script = request["context"].get("script", ["done"])
         number = request["iteration"]
         entry = script[min(number, len(script)) - 1]
-        attempt = int(key.split(".")[2])
+        attempt = int(key.split(".")[2]) if key.count(".") == 3 else 1
         action = entry[min(attempt, len(entry)) - 1] if isinstance(entry, list) else entry
         word, _, text = str(action).partition(":")
         folder = self.backend.workspaces / request["workspace"]
@@ -168,7 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
         if word == "malformed":
             self.answer(200, b'{"output": "no exit code"}')
             return None
-        partial.unlink()
+        partial.unlink(missing_ok=True)
         before = {path.name for path in folder.iterdir()}
         if word in {"edit", "done", "escape"}:
             with (folder / "work.txt").open("a") as file:

@@ -30,6 +30,8 @@ class Example:
     raw: str | None = None
     parameters: dict[str, str] = dataclasses.field(default_factory=dict)
     headers: dict[str, str] = dataclasses.field(default_factory=dict)
+    keep: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Keys of the answer that later examples may name in their parameters, by the name they use."""
     timeout_seconds: float = 10.0
 
 

@@ -8,10 +8,10 @@ import enum
 import json
 import socket
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from aistack.services.ralph_wiggum.states import FailureClass
 
@@ -26,6 +26,20 @@ _MOST = 32 * 1024 * 1024  # bytes of an answer
 _LONGEST_PAUSE = 3600.0  # seconds; a backend that asks for a longer pause is asked again by then
 KEY_HEADER = "X-API-Key"
 IDEMPOTENCY_HEADER = "Idempotency-Key"
+
+
+class Order(BaseModel):
+    """What is asked of the backend, as the contract has it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    # The prompt of a task, and what its last attempt came to.
+    prompt: str = Field(min_length=1, max_length=110_000)
+    context: dict[str, JsonValue]
+    iteration: int = Field(ge=1)
+    mode: Literal["autonomous"]
+    workspace: str = Field(min_length=1, max_length=200)
+    timeout_seconds: float = Field(ge=1, le=3600)
 
 
 class Reply(BaseModel):
@@ -98,10 +112,8 @@ class Backend:
             None if answer.status_code == httpx.codes.OK else f"{self.url}/ready was answered with {answer.status_code}"
         )
 
-    async def execute(
-        self, request: Mapping[str, Any], *, key: str, seconds: float, headers: Mapping[str, str]
-    ) -> Reply | Trouble:
-        """Let the agent work, and wait for what it came to; `seconds` bound it. Cancelling it hangs up."""
+    async def execute(self, order: Order, *, key: str, headers: Mapping[str, str]) -> Reply | Trouble:
+        """Let the agent work, and wait for what it came to. Cancelling it hangs up."""
         try:
             sent = {**headers, IDEMPOTENCY_HEADER: key, **self._authentication()}
         except OSError as error:
@@ -109,10 +121,10 @@ class Backend:
             return Trouble(
                 failure_class=FailureClass.INFRASTRUCTURE, kind="key", detail=f"its API key cannot be read: {where}"
             )
-        patience = httpx.Timeout(seconds + _MARGIN, connect=_CONNECT)
+        patience = httpx.Timeout(order.timeout_seconds + _MARGIN, connect=_CONNECT)
         try:
             async with self._client.stream(
-                "POST", "/api/execute", json=dict(request), headers=sent, timeout=patience
+                "POST", "/api/execute", json=order.model_dump(mode="json"), headers=sent, timeout=patience
             ) as answer:
                 body = b""
                 async for chunk in answer.aiter_bytes():

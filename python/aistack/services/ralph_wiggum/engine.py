@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from aistack.services.ralph_wiggum import outcome, verify
-from aistack.services.ralph_wiggum.backend import Backend, Missing, Reply, Trouble
+from aistack.services.ralph_wiggum.backend import Backend, Missing, Order, Reply, Trouble
 from aistack.services.ralph_wiggum.gate import Bell, Gate, pause
 from aistack.services.ralph_wiggum.records import Closing
 from aistack.services.ralph_wiggum.states import FailureClass, Outcome, Phase, Reason, State
@@ -212,6 +212,7 @@ class Engine:
             self.gate.shut(answer.detail)
             await self._wait(run, answer)
             return None
+        await asyncio.to_thread(run.workspace.unlock)
         if await asyncio.to_thread(run.workspace.tree) != before.tree:
             await asyncio.to_thread(run.workspace.restore, before.commit)
         if last.phase == Phase.OPEN:
@@ -252,18 +253,18 @@ class Engine:
         if iteration is None or run.stopped.is_set():
             return None
         seconds = max(1.0, min(self.settings.iteration_timeout_seconds, run.task.seconds_left(time.time())))
-        request = {
-            "prompt": outcome.prompt_with(task.prompt, task.feedback),
-            "context": task.context,
-            "iteration": iteration.number,
-            "mode": "autonomous",
-            "workspace": task.workspace,
-            "timeout_seconds": seconds,
-        }
+        order = Order(
+            prompt=outcome.prompt_with(task.prompt, task.feedback),
+            context=task.context,
+            iteration=iteration.number,
+            mode="autonomous",
+            workspace=task.workspace,
+            timeout_seconds=seconds,
+        )
         attributes: dict[str, str | bool | int | float] = {"task.id": task.id, "iteration": iteration.number}
         with self.tracing.span("iteration", attributes):
             headers = self.tracing.headers()
-            call = self.backend.execute(request, key=iteration.key, seconds=seconds, headers=headers)
+            call = self.backend.execute(order, key=iteration.key, headers=headers)
             answer = await self._unless_stopped(run, call)
         if answer is None:
             return None

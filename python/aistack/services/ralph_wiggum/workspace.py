@@ -59,6 +59,7 @@ class Workspace:
         self.root = root
         self.path = root / name
         self.task_id = task_id
+        self._index = self.path / ".git" / "aistack-index"
         self._process: subprocess.Popen[bytes] | None = None
         self._aborted = False
 
@@ -70,7 +71,7 @@ class Workspace:
                 os.killpg(process.pid, signal.SIGKILL)
 
     def prepare(self) -> None:
-        """Make it, with a repository, if it is not there.
+        """Make it, with a repository, if it is not there; and remove what a Ralph that was killed left.
 
         Raises:
             Escape: it, or its repository, leads out of the workspace root.
@@ -81,6 +82,8 @@ class Workspace:
         if not (self.path / ".git").exists():
             self._git("init", "--quiet", "--initial-branch=main", repository=False)
         self.check()
+        # Nobody else has this index.
+        self._index.with_suffix(".lock").unlink(missing_ok=True)
 
     def check(self) -> None:
         """See that it is where it says. Raises Escape."""
@@ -109,9 +112,9 @@ class Workspace:
 
     def tree(self) -> str:
         """The tree of the present contents. Raises GitFailed."""
-        index = {"GIT_INDEX_FILE": str(self.path / ".git" / "aistack-index")}
+        index = {"GIT_INDEX_FILE": str(self._index)}
         # A repository inside this one that has no commit, or a file nobody may read, cannot be added: the rest is.
-        self._git("add", "--all", "--ignore-errors", "--", ".", *_NOTES, environment=index, accepted=(0, 1, 128))
+        self._git("add", "--all", "--ignore-errors", "--", ".", *_NOTES, environment=index, accepted=(0, 1))
         return self._git("write-tree", environment=index)
 
     def restore(self, commit: str) -> None:
@@ -120,7 +123,7 @@ class Workspace:
         Only to be called while nobody else works there. Raises Escape, GitFailed.
         """
         self.check()
-        self._unlock()
+        self.unlock()
         message = self._git("log", "-1", "--format=%B", commit)
         branch = message.partition("HEAD: ")[2].strip()
         parents = self._git("log", "-1", "--format=%P", commit)
@@ -138,10 +141,10 @@ class Workspace:
             self._git("update-ref", "-d", branch, accepted=(0, 1))
         self._git("read-tree", "--reset", parents or _EMPTY_TREE)
 
-    def _unlock(self) -> None:
-        """Remove what a git that was killed left."""
+    def unlock(self) -> None:
+        """Remove what a git that was killed left. Only to be called while nobody else works there."""
         repository = self.path / ".git"
-        left = [repository / lock for lock in ("index.lock", "aistack-index.lock", "HEAD.lock")]
+        left = [repository / lock for lock in ("index.lock", "HEAD.lock")]
         for lock in (*left, *(repository / "refs").rglob("*.lock")):
             lock.unlink(missing_ok=True)
 
