@@ -59,11 +59,11 @@ class ScriptedBackend:
         with self.lock:
             return [call for call in self.calls if call["key"].startswith(task_id)]
 
-    def wait_for_calls(self, number: int, seconds: float = 30.0) -> None:
-        """Wait until that many executions were asked for."""
+    def wait_for_call_of(self, task_id: str, number: int = 1, seconds: float = 120.0) -> None:
+        """Wait until that many executions were asked for a task."""
         deadline = time.monotonic() + seconds
-        while len(self.calls) < number:
-            assert time.monotonic() < deadline, f"only {len(self.calls)} calls"
+        while len(self.calls_of(task_id)) < number:
+            assert time.monotonic() < deadline, f"only {len(self.calls_of(task_id))} calls"
             time.sleep(0.01)
 
 

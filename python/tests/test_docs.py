@@ -34,6 +34,7 @@ NAMES = [
     "CHANGELOG.md",
     "docs/guide.md",
     "docs/deploying.md",
+    "docs/ralph.md",
     "docs/troubleshooting.md",
 ]
 GUIDE = "docs/guide.md"

@@ -264,10 +264,8 @@ def test_a_queued_task_that_is_stopped_never_begins(ralph: Ralph) -> None:
 def test_a_running_task_is_stopped_at_once_and_its_call_does_not_count(ralph: Ralph) -> None:
     task = ralph.submit("edit", ["hang", "done"])
     task_id = task["task_id"]
+    ralph.backend.wait_for_call_of(task_id, 2)
     deadline = time.monotonic() + ralphs.BOUND
-    while len(ralph.backend.calls_of(task_id)) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
     stopped = ralph.act(task_id, "stop", by="ada", reason="enough")
     assert (stopped["state"], stopped["reason"], stopped["iterations"]) == ("stopped", "stopped", 1)
     assert [call["outcome"] for call in ralph.iterations(task_id)] == ["incomplete", "stopped"]

@@ -41,6 +41,7 @@ COMMANDS = {
     "preswitch": "Test what an incoming NixOS generation changes, before it is activated.",
     "metrics": "Show how deployments went.",
     "env": "Show the environment, and override it while the stack runs.",
+    "ralph": "Submit tasks to Ralph, watch them, and decide about them.",
     "schema": "Print the JSON Schema of the manifest, or check a manifest.",
     "completion": "Print the completion script for a shell.",
     "version": "Print the versions of this program and of what it reads.",
@@ -77,7 +78,7 @@ class LazyGroup(click.Group):
     epilog=(
         "Exit codes: 0 done, 1 unexpected, 2 usage or configuration, 3 dependency missing, "
         "4 lock held, 5 not valid or not built, 6 isolated test failed, 7 rolled back, 8 down, "
-        "124 timed out. Data goes to standard output, "
+        "9 approval required, 10 limit reached, 11 circuit open, 124 timed out. Data goes to standard output, "
         "everything else to standard error. AISTACK_MANIFEST names another manifest than "
         "/etc/aistack/stack.json, AISTACK_DEBUG=1 shows where an error came from."
     ),

@@ -9,8 +9,9 @@ import click
 
 from aistack import contracts
 from aistack.cli import output
+from aistack.cli.ralph_client import read_key
 from aistack.contracts import live
-from aistack.errors import AistackError, ExitCode, UsageError
+from aistack.errors import AistackError, ExitCode
 
 
 @click.group()
@@ -32,10 +33,7 @@ def list_contracts() -> None:
 def check(edge: str, url: str, key_file: Path | None) -> int:
     """Ask a service that runs all that a contract has. A service that is not there fails it: exit code 3."""
     contract = contracts.load(edge)
-    try:
-        key = None if key_file is None else key_file.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise UsageError(f"cannot read {key_file}", why=error.strerror) from None
+    key = None if key_file is None else read_key(key_file)
     code = ExitCode.DONE
     for found in live.check(contract, url, key=key):
         output.line(f"{'failed' if found.wrong else 'ok':7} {found.interaction} ({found.example})")
