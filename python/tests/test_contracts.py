@@ -156,14 +156,14 @@ def test_ralph_asks_aider_wrapper_what_it_may_and_understands_what_it_gets() -> 
     assert compare.misfits(execute.responses[200], compare.resolved(understood, understood)) == []
 
 
-def test_aider_wrapper_keeps_what_it_promises_ralph() -> None:
-    app = pytest.importorskip("aistack.services.aider_wrapper.schema", reason="aider-wrapper is not there yet")
-    execute = contracts.load("ralph-wiggum-to-aider-wrapper").interaction("execute")
-    assert execute.request is not None
-    taken = app.ExecuteRequest.model_json_schema()
-    assert compare.misfits(execute.request, compare.resolved(taken, taken)) == []
-    given_back = app.ExecuteResult.model_json_schema(mode="serialization")
-    assert compare.misfits(compare.resolved(given_back, given_back), execute.responses[200]) == []
+def test_aider_wrapper_keeps_what_it_promises_ralph(tmp_path: Path) -> None:
+    from aistack.services.aider_wrapper.app import make
+    from aistack.services.aider_wrapper.settings import Settings
+
+    key = tmp_path / "key"
+    key.write_text("a key")
+    app = make(Settings(api_key_file=key, state_dir=tmp_path / "state", workspace_root=tmp_path))
+    assert compare.provider_misfits(contracts.load("ralph-wiggum-to-aider-wrapper"), app.openapi()) == []
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,8 @@ def misfits(narrow: Schema, wide: Schema, place: str = "") -> list[str]:
         return [wrong for each in alternatives for wrong in misfits(each, wide, place)]
     if isinstance(narrow.get("type"), list):
         return [wrong for kind in narrow["type"] for wrong in misfits({**narrow, "type": kind}, wide, place)]
+    if narrow.get("type") == "null":
+        return value_misfits(None, wide, place)
     if (alternatives := _alternatives(wide)) is not None:
         found = [misfits(narrow, each, place) for each in alternatives]
         return [] if any(not wrong for wrong in found) else min(found, key=len)
@@ -60,7 +62,8 @@ def value_misfits(value: Any, schema: Schema, place: str = "") -> list[str]:  # 
         return [f"{here}: is {value!r}, none of {schema['enum']}"]
     kinds = _kinds(schema)
     if kinds is not None and not any(_is(value, kind) for kind in kinds):
-        return [f"{here}: is {type(value).__name__}, not {' or '.join(sorted(kinds))}"]
+        is_kind = next(kind for kind in _TYPES if _is(value, kind))
+        return [f"{here}: is {is_kind}, not {' or '.join(sorted(kinds))}"]
     wrong = [f"{here}: {why}" for why in _beyond(value, schema)]
     if isinstance(value, dict):
         wrong += [f"{here}: has no {key}" for key in schema.get("required", []) if key not in value]

@@ -36,9 +36,9 @@ class Order(BaseModel):
     # The prompt of a task, and what its last attempt came to.
     prompt: str = Field(min_length=1, max_length=110_000)
     context: dict[str, JsonValue]
-    iteration: int = Field(ge=1)
+    iteration: int = Field(ge=1, le=10_000)
     mode: Literal["autonomous"]
-    workspace: str = Field(min_length=1, max_length=200)
+    workspace: str = Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")
     timeout_seconds: float = Field(ge=1, le=3600)
 
 

@@ -16,6 +16,7 @@ import sqlite3
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from aistack.services.common import ConfigurationError
 from aistack.services.ralph_wiggum import limits, schema
 from aistack.services.ralph_wiggum.breaker import Streak
 from aistack.services.ralph_wiggum.records import Closing, Decision, Event, Iteration, Task
@@ -42,7 +43,7 @@ _PATIENCE = 5.0  # seconds for a lock of SQLite's; only a reader from outside co
 _EXPIRED_BY = "ralph-wiggum"
 
 
-class Unusable(Exception):
+class Unusable(ConfigurationError):
     """The database cannot be used; says which, why and what to do."""
 
 
