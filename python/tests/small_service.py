@@ -10,6 +10,7 @@ from pydantic_settings import SettingsConfigDict
 
 from aistack.services.common import (
     Dependency,
+    JsonInteger,
     NotReady,
     RequestModel,
     ResponseModel,
@@ -36,7 +37,7 @@ class Thing(RequestModel):
     """A request's body."""
 
     name: str = Field(min_length=1, max_length=10_000_000)
-    count: int = Field(1, ge=0, le=100)
+    count: JsonInteger = Field(1, ge=0, le=100)
 
 
 class Answer(ResponseModel):

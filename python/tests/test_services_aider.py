@@ -318,7 +318,7 @@ def test_the_same_key_gets_the_same_answer(service: Wrapper, workspace: Path, mo
     assert len(model.requests()) == asked
     assert service.ask("GET", "/api/execute/once").json() == {"state": "finished", "result": first}
     other = service.post("another prompt", workspace.name, key="once")
-    assert (other.status_code, other.json()["kind"]) == (422, "idempotency-mismatch")
+    assert (other.status_code, other.json()["kind"]) == (409, "idempotency-mismatch")
 
 
 def test_the_same_key_while_it_runs_waits_for_it(service: Wrapper, workspace: Path) -> None:

@@ -101,6 +101,11 @@ def test_an_error_of_its_own_carries_its_members() -> None:
     assert (body["detail"], body["next_step"], body["number"]) == ("nine is taken", "take another", 9)
 
 
+def test_an_integer_is_what_json_means_by_it() -> None:
+    for count, status in ((3, 200), (3.0, 200), (3.5, 422), ("3", 422), (True, 422)):
+        assert serving.ask(make(), "POST", "/things/1", json={"name": "a", "count": count}).status_code == status
+
+
 # --- size ------------------------------------------------------------------------------------------
 
 

@@ -156,7 +156,7 @@ class Executions:
         """Do it, or wait for the one with the same key, or repeat its answer. Cancelling it ends the run.
 
         Raises:
-            ServiceError: 403, 404, 409, 422, 429 and 503, as the route says.
+            ServiceError: 403, 404, 409, 429 and 503, as the route says.
         """
         folder = workspaces.workspace(self._settings.workspace_root, request.workspace)
         files = workspaces.files(folder, request.files)
@@ -373,7 +373,7 @@ _NAMELESS = "~"
 def _check_same(now: str, then: str) -> None:
     if now != then:
         raise ServiceError(
-            422,
+            409,
             "this Idempotency-Key was used for another request",
             kind="idempotency-mismatch",
             title="The key belongs to another request",

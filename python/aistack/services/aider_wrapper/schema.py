@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, StringConstraints
 
-from aistack.services.common import RequestModel, ResponseModel
+from aistack.services.common import JsonInteger, RequestModel, ResponseModel
 
 ErrorKind = Literal["agent", "infrastructure", "limit", "policy", "budget"]
 PathText = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00]+$")]
@@ -19,7 +19,7 @@ class ExecuteRequest(RequestModel):
     context: dict[str, JsonValue] = Field(
         default_factory=dict, description="What else the model should know; it is put behind the prompt."
     )
-    iteration: int = Field(1, ge=1, le=1_000_000, description="Which attempt this is; the model is told.")
+    iteration: JsonInteger = Field(1, ge=1, le=1_000_000, description="Which attempt this is; the model is told.")
     mode: Literal["autonomous", "ask"] = Field(
         "autonomous", description="`autonomous` edits files and commits them; `ask` only answers."
     )

@@ -4,7 +4,7 @@ from aistack.services.common.app import create_app
 from aistack.services.common.errors import ConfigurationError, ServiceError, problems
 from aistack.services.common.lifecycle import Lifecycle
 from aistack.services.common.ready import Dependency, NotReady
-from aistack.services.common.schema import RequestModel, ResponseModel
+from aistack.services.common.schema import JsonInteger, RequestModel, ResponseModel
 from aistack.services.common.server import main
 from aistack.services.common.settings import ServiceSettings
 from aistack.services.common.telemetry import Telemetry, TelemetryEvent
@@ -13,6 +13,7 @@ from aistack.services.common.tracing import Tracing
 __all__ = [
     "ConfigurationError",
     "Dependency",
+    "JsonInteger",
     "Lifecycle",
     "NotReady",
     "RequestModel",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 
 class RequestModel(BaseModel):
@@ -15,3 +17,11 @@ class ResponseModel(BaseModel):
     """An answer's body: all keys are always present."""
 
     model_config = ConfigDict(extra="forbid", json_schema_serialization_defaults_required=True)
+
+
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+JsonInteger = Annotated[int, BeforeValidator(_whole)]
+"""An integer of a request, as JSON Schema means it: 3.0 is one, "3" and true are none."""
