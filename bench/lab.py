@@ -97,19 +97,19 @@ class Lab:
 
 
 @contextmanager
-def opened(time_limit: float, name: str = "bench") -> Iterator[Lab]:
-    """A guest in which the stack is installed and not started; removed at the end. One of each name at a time."""
+def opened(time_limit: float, name: str = "bench", which: str = images.REFERENCE) -> Iterator[Lab]:
+    """A guest in which a stack is installed and not started; removed at the end. One of each name at a time."""
     guest = Guest(f"{name}-{os.getpid()}")
     log = Log(paths.cache() / "logs" / f"{name}.log")
     machine = Machine(guest, log, Deadline(time_limit))
     root.ensure()
-    images.ensure()
-    with root.entry().in_use() as lower, images.entry().in_use() as storage:
+    images.ensure(which)
+    with root.entry().in_use() as lower, images.entry(which).in_use() as storage:
         try:
             guest.create(lower, storage)
             machine.start()
             machine.wait_for_unit("basic.target")
-            stack.install(machine, stack.rendered(images.REFERENCE))
+            stack.install(machine, stack.rendered(which))
             helpers = scenario.names(machine, log)
             prelude = paths.SCENARIOS / scenario.PRELUDE
             exec(compile(prelude.read_text(encoding="utf-8"), str(prelude), "exec"), helpers)
