@@ -2,9 +2,9 @@
 
 import asyncio
 import sys
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Header, Request
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
@@ -72,6 +72,16 @@ def make(settings: Settings) -> FastAPI:
         if number == 9:
             raise ServiceError(409, "nine is taken", kind="taken", next_step="take another", number=number)
         return Answer(length=len(thing.name), count=thing.count)
+
+    @app.get("/things/{number}/name")
+    async def get_name(number: int, if_none_match: Annotated[str | None, Header()] = None) -> str:
+        """One of two methods of a path."""
+        return f"{number} {if_none_match}"
+
+    @app.delete("/things/{number}/name")
+    async def delete_name(number: int) -> str:
+        """The other."""
+        return str(number)
 
     @app.get("/broken", include_in_schema=False)
     async def broken() -> None:

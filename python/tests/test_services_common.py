@@ -88,6 +88,13 @@ def test_every_error_has_the_one_body(method: str, path: str, options: dict[str,
 
 def test_a_refused_method_names_the_allowed_ones() -> None:
     assert serving.ask(make(), "GET", "/things/1").headers["allow"] == "POST"
+    assert serving.ask(make(), "PUT", "/things/1/name").headers["allow"] == "DELETE, GET"
+
+
+def test_a_header_is_there_or_not_and_never_null() -> None:
+    paths = serving.ask(make(), "GET", "/openapi.json").json()["paths"]
+    header = next(each for each in paths["/things/{number}/name"]["get"]["parameters"] if each["in"] == "header")
+    assert (header["schema"]["type"], header["required"]) == ("string", False)
 
 
 def test_an_invalid_request_names_every_field() -> None:

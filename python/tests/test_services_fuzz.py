@@ -1,4 +1,4 @@
-"""Schemathesis asks the services whatever their OpenAPI allows, and what it does not: nothing may be out of its words."""
+"""Schemathesis asks the services what their OpenAPI allows, and what it does not: no answer may be out of its words."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ pytest.importorskip("fastapi", reason="the packages of the group `services` are 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 
 import scripted_model  # noqa: E402
+from hypothesis import HealthCheck, given, settings  # noqa: E402
+
 from aistack.services.aider_wrapper import app as aider_app  # noqa: E402
 from aistack.services.aider_wrapper import order as orders  # noqa: E402
 from aistack.services.aider_wrapper.forks import Forks, Run  # noqa: E402
 from aistack.services.aider_wrapper.settings import Settings  # noqa: E402
-from hypothesis import HealthCheck, given, settings  # noqa: E402
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -130,11 +131,25 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
 
 
-async def _http(_: Request, error: Exception) -> JSONResponse:
+async def _http(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, ServiceError):
         return error.response()
     assert isinstance(error, HTTPException)  # noqa: S101 (registered for it)
-    return ServiceError(error.status_code, str(error.detail), headers=error.headers).response()
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        # A path may have several routes; the error knows of the first alone.
+        headers["Allow"] = ", ".join(sorted(_methods(request)))
+    return ServiceError(error.status_code, str(error.detail), headers=headers).response()
+
+
+def _methods(request: Request) -> set[str]:
+    """The methods of all routes of the request's path."""
+    found: set[str] = set()
+    for route in request.app.routes:
+        match, _ = route.matches(request.scope)
+        if match != Match.NONE:
+            found |= getattr(route, "methods", None) or set()
+    return found
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:

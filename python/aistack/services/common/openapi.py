@@ -38,11 +38,21 @@ def _document(app: FastAPI, *, secured: bool) -> dict[str, Any]:
         components["securitySchemes"] = {"ApiKey": {"type": "apiKey", "in": "header", "name": HEADER}}
     for path, operations in made["paths"].items():
         for operation in operations.values():
+            for parameter in operation.get("parameters", []):
+                parameter["schema"] = _never_null(parameter["schema"])
             closed = secured and path not in OPEN
             if closed:
                 operation["security"] = [{"ApiKey": []}]
             _complete(operation, closed=closed)
     return made
+
+
+def _never_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """What a header or a part of an address can be: it is there or not, and never null."""
+    kinds: list[dict[str, Any]] = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
+    if len(kinds) != 1:
+        return schema
+    return {key: value for key, value in schema.items() if key != "anyOf"} | kinds[0]
 
 
 def _complete(operation: dict[str, Any], *, closed: bool) -> None:
