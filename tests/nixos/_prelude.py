@@ -387,3 +387,100 @@ def wait_for_journal_of_boot(*words: str) -> None:
             return
         assert time.monotonic() < deadline, f"no line has {words}:\n{said[-4000:]}"
         time.sleep(0.2)
+
+
+# Where Ralph, aider-wrapper and the scripted endpoint are published, and the keys of the first two.
+RALPH = ("http://127.0.0.1:8098", "/etc/aistack/secrets/ralph-wiggum-api-key")
+AIDER_WRAPPER = ("http://127.0.0.1:8099", "/etc/aistack/secrets/aider-wrapper-api-key")
+SCRIPTED = ("http://127.0.0.1:8097", "/dev/null")
+WORKSPACES = "/var/lib/aistack/volumes/workspaces"
+
+
+def start_ralph() -> None:
+    """Start Ralph and what he needs, which is not all of the stack."""
+    machine.succeed(f"systemctl start {unit('ralph-wiggum')}")
+    machine.wait_for_unit(unit("ralph-wiggum"))
+
+
+def ask(service: tuple[str, str], method: str, path: str, body: object = None) -> tuple[int, Any]:
+    """The status and the body of a service's answer; the key is sent with it, the body as JSON."""
+    address, key = service
+    data = "" if body is None else f"--json @- <<'EOF'\n{json.dumps(body)}\nEOF"
+    out = machine.succeed(
+        f"curl --silent --show-error --max-time 120 --request {method} --write-out '\\n%{{http_code}}'"
+        f' --header "X-API-Key: $(cat {key})" {address}{path} {data}'
+    )
+    text, _, status = out.rpartition("\n")
+    return int(status), json.loads(text) if text else None
+
+
+def succeed_to_ask(service: tuple[str, str], method: str, path: str, body: object = None) -> dict[str, Any]:
+    """The body of an answer that says yes."""
+    code, found = ask(service, method, path, body)
+    assert code in (200, 202), f"{method} {path}: {code} {found}"
+    assert isinstance(found, dict)
+    return found
+
+
+def submit(prompt: str, **more: object) -> str:
+    """Give Ralph a task; returns its id. `play:NAME` in the prompt says what the scripted endpoint plays."""
+    task_id = succeed_to_ask(RALPH, "POST", "/tasks", {"prompt": prompt, **more})["task_id"]
+    assert isinstance(task_id, str)
+    return task_id
+
+
+def task(task_id: str) -> dict[str, Any]:
+    """A task as it is now."""
+    return succeed_to_ask(RALPH, "GET", f"/tasks/{task_id}")
+
+
+def iterations(task_id: str) -> list[dict[str, Any]]:
+    """Every call of the agent for a task."""
+    found = succeed_to_ask(RALPH, "GET", f"/tasks/{task_id}/iterations")["iterations"]
+    assert isinstance(found, list)
+    return found
+
+
+def wait_for_task(task_id: str, *states: str, timeout: int = 120) -> dict[str, Any]:
+    """Wait until a task is in one of these states."""
+    deadline = time.monotonic() + timeout
+    while (found := task(task_id))["state"] not in states:
+        over = found["finished_at"] is not None or time.monotonic() > deadline
+        assert not over, f"{found}\n{json.dumps(iterations(task_id), indent=1)}"
+        time.sleep(0.2)
+    return found
+
+
+def asked(play: str) -> int:
+    """How often the scripted endpoint was asked for a play."""
+    return sum(each["play"] == play for each in succeed_to_ask(SCRIPTED, "GET", "/control")["requests"])
+
+
+def wait_until_asked(play: str, times: int = 1, timeout: int = 120) -> None:
+    """Wait until the scripted endpoint has been asked for a play: the agent works on it now."""
+    deadline = time.monotonic() + timeout
+    while asked(play) < times:
+        assert time.monotonic() < deadline, f"nobody asked for {play} within {timeout} s"
+        time.sleep(0.1)
+
+
+def begin_slow_task(label: str) -> str:
+    """A task of one iteration, on which the agent works now, and for a while."""
+    play = f"play:slow:6#{label}"
+    task_id = submit(f"Write add(). {play}", verify=["python3 test_calc.py"])
+    wait_until_asked(play)
+    return task_id
+
+
+def check_completed_once(task_id: str) -> None:
+    """A task of one iteration comes to its end, and that is counted once."""
+    done = wait_for_task(task_id, "completed")
+    assert (done["reason"], done["iterations"]) == ("verified", 1), done
+    calls = iterations(task_id)
+    assert [call["outcome"] for call in calls if call["counted"]] == ["done"], calls
+    assert git(done["workspace"], "status --porcelain") == ""
+
+
+def git(workspace: str, command: str) -> str:
+    """What git says in a workspace."""
+    return machine.succeed(f"podman exec aistack-ralph-wiggum git -C /workspace/{workspace} {command}")
