@@ -1,7 +1,7 @@
 # Every target is one script; see scripts/ and CONTRIBUTING.md.
 .PHONY: demo test test-all lint bench bench-hook campaign render shell stop clean
 
-# The reference stack in a guest on this machine, broken and healed before your eyes.
+# The whole stack in a guest on this machine: a task is worked on, a release broken and healed, before your eyes.
 demo:
 	@scripts/demo
 

@@ -1,4 +1,4 @@
-"""`make demo`: the reference stack in a guest, then a broken release and its way back."""
+"""`make demo`: the whole stack in a guest, a task that aider completes, then a broken release and its way back."""
 
 from __future__ import annotations
 
@@ -17,8 +17,18 @@ from guest.progress import Progress
 
 NAME = "demo"
 TIME_LIMIT = 900.0
-SERVICES = ("postgres", "redis", "qdrant", "llama-cpp", "app")
-DISK_MEGABYTES = 6000
+SERVICES = ("postgres", "redis", "qdrant", "llama-cpp", "app", "scripted-endpoint", "aider-wrapper", "ralph-wiggum")
+DISK_MEGABYTES = 9000
+
+PROMPT = "Implement add(a, b) in calc.py, and a test of it in test_calc.py."
+VERIFY = "python3 test_calc.py"
+PLAY = '{"play": "eventually:2"}'
+"""The model's part: the first answer is wrong."""
+
+WHO_WORKS = """\
+Now a task, for the real Ralph, aider-wrapper and aider. A model that can write code is too large for a
+demonstration, so a scripted endpoint plays it; its first answer is wrong, as a model's may be.
+"""
 
 GOOD = images.reference("app", "good")
 """A second name of the working release, from which the broken one is made."""
@@ -59,25 +69,26 @@ def main() -> int:
 def run(log: Log, progress: Progress) -> None:
     """Bring the stack up, break it, and show that it heals."""
     machine = prepare(log, progress)
-    with progress.step("starting the stack: postgres, redis, qdrant, llama-cpp, app"):
+    with progress.step("starting the stack: databases, model, app, aider-wrapper, ralph-wiggum"):
         start(machine)
     progress.say("\nEach is started only when what it needs answers, and is up only when it answers itself:\n")
     progress.say(machine.succeed("aistack status"))
     progress.say("The user's own container reports from inside what it just did with all four:\n")
     progress.say(machine.succeed("curl -fsS http://127.0.0.1:8000/ready") + "\n")
+    work_on_a_task(machine, progress)
     break_and_heal(machine, progress)
 
 
 def prepare(log: Log, progress: Progress) -> Machine:
     """Return the demo's machine, on and with the stack of this checkout installed."""
     guest = Guest(NAME)
-    ready = root.entry().present and images.entry().present
+    ready = root.entry().present and images.entry(images.RALPH).present
     # All is there the second time; a guest of a few hundred megabytes still has to grow.
     host.require(disk_megabytes=1000 if ready else DISK_MEGABYTES)
     with progress.step(f"the guest's root: Debian {root.SUITE} with systemd and podman"):
         lower = root.ensure()
-    with progress.step("the images: postgres with pgvector, redis, llama.cpp, a qdrant stand-in, app"):
-        storage = images.ensure()
+    with progress.step("the images: postgres with pgvector, redis, llama.cpp, a qdrant stand-in, aider, ralph, …"):
+        storage = images.ensure(images.RALPH)
     machine = Machine(guest, log, Deadline(TIME_LIMIT), NAME)
     stale = not guest.usable or guest.root != lower or guest.images != storage
     if stale:
@@ -89,7 +100,7 @@ def prepare(log: Log, progress: Progress) -> Machine:
         machine.start()
         machine.wait_for_unit("basic.target", timeout=60)
     with progress.step("installing the rendered bundle with bundle/install"):
-        stack.install(machine, stack.rendered(images.REFERENCE), keep_secrets=True)
+        stack.install(machine, stack.rendered(images.RALPH), keep_secrets=True)
     return machine
 
 
@@ -98,6 +109,19 @@ def start(machine: Machine) -> None:
     machine.succeed("systemctl start aistack.target")
     for service in SERVICES:
         machine.wait_for_unit(f"podman-aistack-{service}.service", timeout=120)
+
+
+def work_on_a_task(machine: Machine, progress: Progress) -> None:
+    """Have Ralph and the real aider complete a task."""
+    progress.say(WHO_WORKS)
+    machine.succeed(f"curl -fsS -X PUT http://127.0.0.1:8097/control --json '{PLAY}'")
+    command = f"aistack ralph submit '{PROMPT}' --verify '{VERIFY}' --watch"
+    progress.say(f"# {command}")
+    progress.say(machine.succeed(f"{command} 2>&1", timeout=300))
+    progress.say("What aider committed:\n")
+    find = "aistack ralph list --limit 1 --json | jq -r '.tasks[0].workspace'"
+    git = "podman exec aistack-aider-wrapper git -C /workspace"
+    progress.say(machine.succeed(f"{git}/$({find}) log --stat --format='%h %an: %s'"))
 
 
 def break_and_heal(machine: Machine, progress: Progress) -> None:
