@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import functools
 import os
 import socket
 import subprocess
@@ -31,7 +33,15 @@ def ask(app: FastAPI, method: str, path: str, **options: Any) -> httpx.Response:
         async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
             return await client.request(method, path, **options)
 
-    return asyncio.run(go())
+    return _runner().run(go())
+
+
+@functools.cache
+def _runner() -> asyncio.Runner:
+    """One loop for all requests: what an application waits with belongs to the loop that it waited in first."""
+    runner = asyncio.Runner()
+    atexit.register(runner.close)
+    return runner
 
 
 def free_port() -> int:

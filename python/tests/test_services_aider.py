@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ pytest.importorskip("fastapi", reason="the packages of the group `services` are 
 import httpx
 import scripted_model
 import serving
+from test_docs_ralph import differences
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -544,3 +546,29 @@ def test_what_a_signal_cuts_off_is_undone(tmp_path: Path, model: scripted_model.
         assert "left.py" in git(path, "ls-tree", "--name-only", kept)
         result = service.execute("play:function", "w")
         assert (result["error_kind"], result["exit_code"]) == ("infrastructure", 75)
+
+
+# --- the page --------------------------------------------------------------------------------------
+
+EXAMPLE = re.compile(r"^```http\n(\S+) (\S+)\n(.*?)^HTTP (\d+)\n\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def test_the_page_is_true(service: Wrapper, model: scripted_model.Model) -> None:
+    page = (Path(__file__).parents[2] / "docs/aider-wrapper.md").read_text()
+    make_workspace(service.root / "calc")
+    model.play("function")
+    examples = EXAMPLE.findall(page)
+    for method, path, request, status, shown in examples:
+        head, _, body = request.partition("\n\n") if request.startswith(("Idem", "X-")) else ("", "", request)
+        headers = dict(line.split(": ", 1) for line in head.splitlines())
+        answer = service.ask(
+            method, path, headers={**headers, "Content-Type": "application/json"}, content=body.strip()
+        )
+        assert answer.status_code == int(status), answer.text
+        if answer.headers["Content-Type"].startswith("text/plain"):
+            assert shown.strip() in answer.text
+        else:
+            assert differences(json.loads(shown), answer.json()) == [], path
+    model.play(None)
+    routes = set(service.ask("GET", "/openapi.json").json()["paths"])
+    assert {path.replace("parser-7.1", "{key}") for _, path, *_ in examples} == routes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -9,14 +10,22 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the packages of the group `services` are not installed")
 
+import serving
+from stand_in_forks import StandInForks
+
+from aistack.services.aider_wrapper import app as aider_app
 from aistack.services.aider_wrapper import prompt, workspaces
 from aistack.services.aider_wrapper.records import Record, Records
 from aistack.services.aider_wrapper.repository import KEPT_REFS, Busy, Checkpoint, Repository, write_git_config
 from aistack.services.aider_wrapper.schema import ExecuteRequest, ExecuteResult
+from aistack.services.aider_wrapper.settings import Settings
 from aistack.services.common import ServiceError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import httpx
+    from fastapi import FastAPI
 
 
 @pytest.fixture
@@ -259,3 +268,84 @@ def test_the_oldest_records_go_and_none_that_is_running(tmp_path: Path, monkeypa
         records.put(record(str(number), state=state))
     records.prune()
     assert [records.get(str(number)) is not None for number in range(4)] == [True, False, True, True]
+
+
+# --- executions ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def app(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
+    """The application over the repository's folder, with a stand-in for aider."""
+    monkeypatch.setattr(aider_app, "Forks", StandInForks)
+    root = repository.path.parent
+    return aider_app.make(Settings(workspace_root=root, state_dir=root / "state"))
+
+
+def execute(app: FastAPI, key: str) -> httpx.Response:
+    body = {"prompt": "do it", "workspace": "w"}
+    return serving.ask(app, "POST", "/api/execute", json=body, headers={"Idempotency-Key": key})
+
+
+def test_a_workspace_that_could_not_be_put_back_is_put_back_before_the_next_run(
+    repository: Repository, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(repository, "old", "1")
+    away = repository.path.parent / "away"
+
+    def fail(workspace: Path) -> str:
+        (workspace / "half").write_text("half")
+        (workspace / ".git/objects").rename(away)
+        return "infrastructure"
+
+    monkeypatch.setattr(StandInForks, "work", staticmethod(fail))
+    answer = execute(app, "one").json()
+    assert answer["error"] == "as the test says: infrastructure; the workspace could not be put back"
+    assert (repository.path / "half").exists()
+
+    monkeypatch.setattr(StandInForks, "work", staticmethod(lambda _: None))
+    refused = execute(app, "two")
+    assert (refused.status_code, refused.json()["kind"]) == (503, "workspace-unusable")
+
+    shutil.rmtree(repository.path / ".git/objects", ignore_errors=True)
+    away.rename(repository.path / ".git/objects")
+    assert execute(app, "two").json()["files_modified"] == []
+    assert not (repository.path / "half").exists()
+    assert serving.ask(app, "GET", "/api/execute/one").json()["state"] == "cancelled"
+
+
+def test_an_end_that_cannot_be_written_down_is_no_end(
+    repository: Repository, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(repository, "old", "1")
+    records = repository.path.parent / "state/executions"
+
+    def work(workspace: Path) -> None:
+        (workspace / "new").write_text("new")
+        # Stands in for a full disk.
+        records.rename(records.with_name("away"))
+        records.write_text("")
+
+    monkeypatch.setattr(StandInForks, "work", staticmethod(work))
+    assert execute(app, "one").status_code == 503
+    records.unlink()
+    records.with_name("away").rename(records)
+
+    monkeypatch.setattr(StandInForks, "work", staticmethod(lambda _: None))
+    assert serving.ask(app, "GET", "/api/execute/one").json() == {"state": "cancelled", "result": None}
+    again = execute(app, "one").json()
+    assert (again["completed"], again["files_modified"]) == (True, [])
+    assert not (repository.path / "new").exists()
+
+
+@pytest.mark.parametrize(("kind", "left"), [(None, True), ("agent", True), ("infrastructure", False), ("limit", False)])
+def test_only_a_run_that_counts_leaves_what_it_did(
+    repository: Repository, app: FastAPI, monkeypatch: pytest.MonkeyPatch, kind: str | None, *, left: bool
+) -> None:
+    def work(workspace: Path) -> str | None:
+        (workspace / "new").write_text("new")
+        return kind
+
+    monkeypatch.setattr(StandInForks, "work", staticmethod(work))
+    answer = execute(app, "one").json()
+    assert answer["files_modified"] == (["new"] if left else [])
+    assert (repository.path / "new").exists() is left

@@ -245,7 +245,9 @@ def test_telemetry_goes_on_in_a_new_file_after_a_rotation(tmp_path: Path) -> Non
     path = tmp_path / "small.jsonl"
     telemetry.emit("one")
     path.rename(tmp_path / "small.jsonl.1")
+    path.touch()
     telemetry.emit("two")
+    assert [line["event"] for line in lines(path)] == ["two"]
     path.unlink()
     telemetry.emit("three")
     assert [line["event"] for line in lines(tmp_path / "small.jsonl.1")] == ["one"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,44 +11,17 @@ schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not i
 
 import scripted_model  # noqa: E402
 from hypothesis import HealthCheck, given, settings  # noqa: E402
+from stand_in_forks import StandInForks  # noqa: E402
 
 from aistack.services.aider_wrapper import app as aider_app  # noqa: E402
-from aistack.services.aider_wrapper import order as orders  # noqa: E402
-from aistack.services.aider_wrapper.forks import Forks, Run  # noqa: E402
 from aistack.services.aider_wrapper.settings import Settings  # noqa: E402
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from aistack.services.aider_wrapper.order import Order
-
 KEY = "a-key-of-32-characters-0123456789"
 EXAMPLES = 60
 """For each route; more of them in a quiet hour found nothing else."""
-
-
-class StandInForks(Forks):
-    """A stand-in for the fork server: every run ends at once, without an edit."""
-
-    def start(self) -> None:
-        """There is nothing to start."""
-
-    @property
-    def ready(self) -> bool:
-        """It is."""
-        return True
-
-    async def wait_ready(self) -> None:
-        """It is."""
-
-    async def run(self, order: Order) -> Run:
-        """End at once."""
-        run = Run(1, lambda **_: None)
-        run.printed(f"{len(order.prompt)} characters".encode())
-        run.reported(json.dumps({"event": orders.ENDED, "kind": None, "error": None}).encode() + b"\n")
-        run.pipes.append(asyncio.ensure_future(asyncio.sleep(0)))
-        run.ended.set_result(0)
-        return run
 
 
 def fuzz(app: Any, headers: dict[str, str]) -> None:  # noqa: ANN401

@@ -66,7 +66,9 @@ async def outcome(request: Request, key: Annotated[str, Path(pattern=KEY_PATTERN
     record = executions.state(key)
     if record is None:
         raise ServiceError(404, "no such execution is known", next_step="send it to POST /api/execute")
-    return ExecutionState(state=record.state, result=record.result)
+    # One that is written down as running and does not was cut off; whoever sends it again finds the workspace put back.
+    state = "cancelled" if record.state == "running" else record.state
+    return ExecutionState(state=state, result=record.result)
 
 
 def make(settings: Settings) -> FastAPI:

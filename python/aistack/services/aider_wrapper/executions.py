@@ -20,7 +20,7 @@ from aistack.services.aider_wrapper import prompt, repository, workspaces
 from aistack.services.aider_wrapper.forks import Forks, Run, Unavailable
 from aistack.services.aider_wrapper.order import Order
 from aistack.services.aider_wrapper.records import Record, Records
-from aistack.services.aider_wrapper.repository import Busy, Changes, Checkpoint, GitFailed, Repository
+from aistack.services.aider_wrapper.repository import Busy, Changes, GitFailed, Repository
 from aistack.services.aider_wrapper.schema import ErrorKind, ExecuteRequest, ExecuteResult
 from aistack.services.common import ServiceError
 from aistack.services.common.lifecycle import first_of
@@ -98,6 +98,8 @@ class Executions:
         self._under_way: dict[str, Execution] = {}
         self._slots = asyncio.Semaphore(settings.max_concurrent)
         self._queued = 0
+        self._unsettled: dict[str, Record] = {}
+        """Executions, by their workspaces, whose end could not be written down or whose workspace was not put back."""
         registry = app.state.metrics.registry
         self._count = Counter("aistack_aider_executions", "Executions by how they ended.", ("kind",), registry=registry)
         self._seconds = Histogram(
@@ -178,23 +180,16 @@ class Executions:
         """Start it as a task of its own, which outlives its caller as long as it takes to put things back."""
         if self._lifecycle.stopping:
             raise _later(503, "the service is being stopped", "stopping", 5)
-        repo = Repository(folder, self._git_config)
         if self._slots.locked() and self._queued >= self._settings.max_queued:
             raise _later(429, "as many runs as may wait are waiting", "queue-full", 5)
-        locks = ExitStack()
-        try:
-            repo.prepare()
-            locks.enter_context(repo.locked())
-        except Busy:
-            raise _later(409, "another execution works in this workspace", "busy", 2) from None
-        except (GitFailed, OSError) as error:
-            raise _later(503, f"the workspace cannot be used: {error}", "workspace-unusable", 30) from None
         execution = Execution(key, fingerprint, folder)
         self._under_way[key] = execution
 
         async def whole() -> ExecuteResult:
+            repo = Repository(folder, self._git_config)
             try:
-                with locks:
+                with ExitStack() as locks:
+                    await asyncio.to_thread(_lock, repo, locks)
                     return await self._run(execution, request, files, repo)
             finally:
                 del self._under_way[key]
@@ -235,18 +230,7 @@ class Executions:
     ) -> ExecuteResult:
         async with self._slot(execution):
             began = time.monotonic()
-            try:
-                before = await asyncio.to_thread(repo.checkpoint, secrets.token_hex(8))
-                record = Record(
-                    key=execution.key,
-                    fingerprint=execution.fingerprint,
-                    workspace=str(execution.folder),
-                    state="running",
-                    before=before,
-                )
-                await asyncio.to_thread(self._records.put, record)
-            except (GitFailed, OSError) as error:
-                raise _later(503, f"the workspace cannot be used: {error}", "workspace-unusable", 30) from None
+            record = await asyncio.to_thread(self._prepare, execution, repo)
             self._telemetry.emit(
                 "execution.started",
                 iteration=request.iteration,
@@ -255,10 +239,34 @@ class Executions:
                 prompt_characters=len(request.prompt),
             )
             verdict, run = await self._drive(execution, request, files, began)
-            result = await asyncio.to_thread(self._conclude, repo, before, verdict, run, began)
-            await asyncio.to_thread(self._settle, record, result)
+            result = await asyncio.to_thread(self._conclude, repo, record, verdict, run, began)
             self._note(execution, request, result)
             return result
+
+    def _prepare(self, execution: Execution, repo: Repository) -> Record:
+        """Remember the workspace as it is, on the disk.
+
+        Raises:
+            ServiceError: 503 if that cannot be done.
+        """
+        workspace = str(execution.folder)
+        try:
+            left = self._unsettled.get(workspace)
+            if left is not None:
+                repo.restore(left.before)
+                del self._unsettled[workspace]
+                self._cancelled(left)
+            record = Record(
+                key=execution.key,
+                fingerprint=execution.fingerprint,
+                workspace=workspace,
+                state="running",
+                before=repo.checkpoint(secrets.token_hex(8)),
+            )
+            self._records.put(record)
+        except (GitFailed, OSError) as error:
+            raise _unusable(error) from None
+        return record
 
     async def _drive(
         self, execution: Execution, request: ExecuteRequest, files: list[str], began: float
@@ -309,21 +317,24 @@ class Executions:
         )
 
     def _conclude(
-        self, repo: Repository, before: Checkpoint, verdict: Verdict, run: Run | None, began: float
+        self, repo: Repository, record: Record, verdict: Verdict, run: Run | None, began: float
     ) -> ExecuteResult:
-        """Look at what changed, or put it back."""
-        changes = Changes([], [])
+        """Look at what changed, or put it back; and write down how it ended, before anybody is told.
+
+        Where the disk does not let it, the next execution in this workspace puts it back first, or the next start.
+        """
+        changes, settled = Changes([], []), True
         said, kind, code = verdict.error, verdict.kind, verdict.exit_code
         try:
             if verdict.counts:
-                changes = repo.changes(before)
+                changes = repo.changes(record.before)
             else:
-                repo.restore(before)
+                repo.restore(record.before)
         except (GitFailed, OSError) as failure:
             log.error("the workspace cannot be read or put back", extra={"reason": str(failure)})  # noqa: TRY400
             said = f"{said}; the workspace could not be put back" if said else "the workspace cannot be read"
-            kind, code = "infrastructure", code or TEMPORARY
-        return ExecuteResult(
+            kind, code, settled = "infrastructure", code or TEMPORARY, False
+        result = ExecuteResult(
             exit_code=code,
             output="" if run is None else run.text(),
             completed=kind is None,
@@ -334,9 +345,17 @@ class Executions:
             duration_seconds=round(time.monotonic() - began, 3),
             tokens=0 if run is None else run.tokens(),
         )
+        try:
+            if settled:
+                self._settle(record, result)
+        except OSError as failure:
+            self._unsettled[record.workspace] = record
+            raise _unusable(failure) from None
+        if not settled:
+            self._unsettled[record.workspace] = record
+        return result
 
     def _settle(self, record: Record, result: ExecuteResult) -> None:
-        """Write down how it ended, before anybody is told."""
         if record.key.startswith(_NAMELESS):
             self._records.remove(record.key)
         elif result.exit_code == INTERRUPTED:
@@ -379,6 +398,25 @@ def _check_same(now: str, then: str) -> None:
             title="The key belongs to another request",
             next_step="use a key of its own for each request",
         )
+
+
+def _lock(repo: Repository, locks: ExitStack) -> None:
+    """Have a repository, and have it alone.
+
+    Raises:
+        ServiceError: 409 if another run has it, 503 if it cannot be used.
+    """
+    try:
+        repo.prepare()
+        locks.enter_context(repo.locked())
+    except Busy:
+        raise _later(409, "another execution works in this workspace", "busy", 2) from None
+    except (GitFailed, OSError) as error:
+        raise _unusable(error) from None
+
+
+def _unusable(error: Exception) -> ServiceError:
+    return _later(503, f"the workspace cannot be used: {error}", "workspace-unusable", 30)
 
 
 def _later(status: int, detail: str, kind: str, seconds: int) -> ServiceError:

@@ -46,11 +46,13 @@ async def wait_disconnected(request: Request) -> None:
 
 
 async def first_of(*waits: Coroutine[Any, Any, object]) -> int:
-    """Wait until one of them is through, cancel the others, and return which it was."""
+    """Wait until one of them is through, cancel the others, and return which it was; what it raises is raised."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        return next(number for number, task in enumerate(tasks) if task.done())
+        first = next(number for number, task in enumerate(tasks) if task.done())
+        tasks[first].result()
+        return first
     finally:
         for task in tasks:
             task.cancel()
