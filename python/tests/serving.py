@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
-START_SECONDS = 60.0
+START_SECONDS = 240.0
 """A generous bound: the machine may be busy."""
 
 

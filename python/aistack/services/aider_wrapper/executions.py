@@ -287,7 +287,7 @@ class Executions:
         if cut != "time":
             return Verdict(INTERRUPTED, "infrastructure", f"interrupted: {cut}", counts=False), run
         if silent:
-            said = "the model did not begin to answer within the time that the run has"
+            said = "the model had not begun to answer when the time was over"
             return Verdict(TIMED_OUT, "infrastructure", said, counts=False), run
         return Verdict(TIMED_OUT, "agent", "it did not end within the time that it has", counts=False), run
 

@@ -84,8 +84,8 @@ class Run:
 
     @property
     def unanswered(self) -> bool:
-        """Whether the model was asked and has not said a word since."""
-        return bool(self.events) and self.events[-1]["event"] == orders.ASKED
+        """Whether the model was not asked yet, or has not said a word since it was."""
+        return not self.events or self.events[-1]["event"] == orders.ASKED
 
     def tokens(self) -> int | None:
         """Return what the endpoint counted; None if it did not say, or an answer is not complete."""
