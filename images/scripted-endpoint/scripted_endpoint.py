@@ -62,7 +62,7 @@ class Answer:
     before: float = 0.0
     """Seconds before the first byte."""
     midway: str = ""
-    """After the first half of the text: `hang`, `break-off` or `endless`."""
+    """After the first half of the text: `hang`, `break-off`, `endless`, `repeat` (one word for ever) or `error`."""
     raw: bytes | None = None
     """This, instead of any answer."""
 
@@ -112,6 +112,8 @@ PLAYS: dict[str, Any] = {
     "hang-midway": lambda _number, _count: Answer("Here is half of it", {"calc.py": RIGHT}, midway="hang"),
     "break-off": lambda _number, _count: Answer("Here is half of it", {"calc.py": RIGHT}, midway="break-off"),
     "endless": lambda _number, _count: Answer("word ", midway="endless"),
+    "repeat": lambda _number, _count: Answer("word ", midway="repeat"),
+    "error-midway": lambda _number, _count: Answer("Here is half of it", {"calc.py": RIGHT}, midway="error"),
     "garbage": lambda _number, _count: Answer(raw=b"<html>this is no JSON</html>"),
     "no-choices": lambda _number, _count: Answer(raw=b'{"object": "chat.completion"}'),
 }
@@ -297,11 +299,15 @@ class Handler(BaseHTTPRequestHandler):
             raise BreakOff
         if answer.midway == "hang":
             self._wait(LONGEST)
-        elif answer.midway == "endless":
-            end = time.monotonic() + LONGEST
+        elif answer.midway == "error":
+            self._event(error={"message": "this is played", "type": "server_error", "code": 500})
+            raise BreakOff
+        elif answer.midway in {"endless", "repeat"}:
+            end, count = time.monotonic() + LONGEST, 0
             while time.monotonic() < end:
-                self._wait(0.05)
-                yield text
+                self._wait(0.01)
+                count += 1
+                yield text if answer.midway == "repeat" else f"{count} "
         yield text[middle:]
 
     def _wait(self, seconds: float) -> None:

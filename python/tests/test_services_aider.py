@@ -253,6 +253,8 @@ def test_the_workspaces_configuration_is_not_followed(service: Wrapper, workspac
         ("status:429", "limit", 75),
         ("status:400", "agent", 1),
         ("break-off", "infrastructure", 75),
+        ("error-midway", "infrastructure", 75),
+        ("repeat", "agent", 1),
         ("garbage", "infrastructure", 75),
         ("no-choices", "infrastructure", 75),
         ("malformed", "agent", 1),

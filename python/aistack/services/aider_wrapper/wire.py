@@ -29,7 +29,9 @@ class Wire(httpx.BaseTransport):
     Attributes:
         status: the status of the answer; None if there was none.
         failure: how the connection failed; None if it did not.
-        finished: whether the answer came to its end, by its own words.
+        ended: whether all of the answer has passed.
+        finished: whether it came to its end, by its own words.
+        error: the status of an error that the endpoint sent in the middle of an answer; None if it sent none.
         tokens: what the endpoint counted; None if it did not say.
     """
 
@@ -42,7 +44,9 @@ class Wire(httpx.BaseTransport):
     def _forget(self) -> None:
         self.status: int | None = None
         self.failure: httpx.TransportError | None = None
+        self.ended = False
         self.finished = False
+        self.error: int | None = None
         self.tokens: int | None = None
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -79,6 +83,9 @@ class Wire(httpx.BaseTransport):
             return
         try:
             event = json.loads(value)
+            if event.get("error"):
+                code = event["error"].get("code")
+                self.error = code if isinstance(code, int) else httpx.codes.INTERNAL_SERVER_ERROR
             choices, usage = event.get("choices") or [], event.get("usage")
             self.finished = self.finished or any(choice.get("finish_reason") for choice in choices)
             self.tokens = usage["total_tokens"] if usage else self.tokens
@@ -91,12 +98,16 @@ class Wire(httpx.BaseTransport):
         if self.failure is not None:
             kind = type(self.failure).__name__
             return "infrastructure", f"the model's endpoint cannot be reached: {str(self.failure) or kind}"
-        if self.status is None or self.status == httpx.codes.OK:
+        status = self.error or self.status
+        if status is None or (status == httpx.codes.OK and self.ended):
             return "infrastructure", "the model's endpoint broke off its answer, or answered with something else"
-        said = f"the model's endpoint answered with status {self.status}"
-        if self.status == httpx.codes.TOO_MANY_REQUESTS:
+        if status == httpx.codes.OK:
+            # litellm does so after a hundred times the same.
+            return "agent", "the model's answer was given up on: it repeats itself, or cannot be read"
+        said = f"the model's endpoint answered with status {status}"
+        if status == httpx.codes.TOO_MANY_REQUESTS:
             return "limit", said
-        return ("agent" if self.status in _REFUSED else "infrastructure"), said
+        return ("agent" if status in _REFUSED else "infrastructure"), said
 
 
 class _Watched(httpx.SyncByteStream):
@@ -122,6 +133,7 @@ class _Watched(httpx.SyncByteStream):
             self._wire.failure = error
             raise
         self._wire.line(rest)
+        self._wire.ended = True
 
     def close(self) -> None:
         """Close the connection."""
