@@ -1,10 +1,21 @@
 # The reference stack with Ralph's loop and aider-wrapper, and a scripted endpoint in the model's place, so that what the
 # model answers is known beforehand. bundle/ralph is rendered from this; the demonstration and the scenarios about tasks
 # run it. A stack of your own needs no more of it than `services.aistack.services.ralph-wiggum.enable = true`.
+{ lib, ... }:
 {
   imports = [ ./reference.nix ];
 
   services.aistack = {
+    llama-cpp = {
+      # aider's questions are long, and the tiny model's tokens are single bytes. It never comes to an end by itself.
+      contextSize = lib.mkForce 16384;
+      extraArguments = [
+        "--n-predict"
+        "32"
+        "--metrics"
+      ];
+    };
+
     secrets = {
       AIDER_WRAPPER_API_KEY = {
         file = "/etc/aistack/secrets/aider-wrapper-api-key";
