@@ -130,6 +130,14 @@ def test_the_module_brings_its_own_package_to_a_machine_without_the_overlay(seen
         assert settings(text, "ExecStartPost") == [f"{machine['hook']} await-ready {service}"]
 
 
+def test_on_nixos_ralph_needs_one_line_and_brings_his_images_along(seen: dict[str, Any]) -> None:
+    images = seen["ralph"]
+    for name in ("aider-wrapper", "ralph-wiggum"):
+        assert images[name]["ref"] == f"localhost/aistack-images/{name}:1"
+        assert "/nix/store/" in images[name]["stream"]
+    assert images["redis"]["stream"] is None
+
+
 def test_nixos_and_the_bundle_order_and_limit_alike(seen: dict[str, Any]) -> None:
     for path in sorted((ROOT / "bundle/reference/etc/systemd/system").iterdir()):
         rendered = path.read_text(encoding="utf-8")

@@ -49,6 +49,11 @@ let
     self.nixosModules.default
     ../../examples/reference.nix
   ];
+  ralph = machineOf [
+    self.nixosModules.default
+    ../../examples/minimal.nix
+    { services.aistack.services.ralph-wiggum.enable = true; }
+  ];
 
   # What `nix flake init` writes, with our outputs as its input.
   template = self.templates.default.path;
@@ -103,6 +108,12 @@ in
       hook = machine.services.aistack.hook;
       package = machine.services.aistack.package.drvPath;
     };
+    # Read here, so the images it names need not be built.
+    ralph =
+      lib.mapAttrs (_: service: service.image)
+        (builtins.fromJSON (
+          builtins.unsafeDiscardStringContext ralph.environment.etc."aistack/stack.json".text
+        )).services;
     demo =
       let
         inherit (self.nixosConfigurations.demo) config;
