@@ -6,6 +6,7 @@ list: what each attempt at this iteration does. It writes real files into the re
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import socket
@@ -36,7 +37,8 @@ class ScriptedBackend:
         self.most_at_a_time = 0
         self.together: list[str] = []  # workspaces in which two executions were at a time
         self.lock = threading.Lock()
-        self.release = threading.Event()  # what hangs goes on when it is set
+        self.gone = False
+        self.connections: set[socket.socket] = set()
         outer = self
 
         class Handler(_Handler):
@@ -49,10 +51,13 @@ class ScriptedBackend:
         self.thread.start()
 
     def close(self) -> None:
-        """Stop serving."""
-        self.release.set()
+        """Be gone at once: nobody is answered any more, and every connection breaks."""
+        self.gone = True
         self.server.shutdown()
         self.server.server_close()
+        for connection in list(self.connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def calls_of(self, task_id: str) -> list[dict[str, Any]]:
         """Executions that were asked for a task, the first one first."""
@@ -71,6 +76,22 @@ class _Handler(BaseHTTPRequestHandler):
     backend: ScriptedBackend
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
+
+    def setup(self) -> None:
+        """Remember the connection."""
+        super().setup()
+        self.backend.connections.add(self.connection)
+
+    def finish(self) -> None:
+        """Forget it."""
+        self.backend.connections.discard(self.connection)
+        with contextlib.suppress(OSError):
+            super().finish()
+
+    def handle(self) -> None:
+        """Serve it, until it breaks."""
+        with contextlib.suppress(OSError):
+            super().handle()
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -137,7 +158,8 @@ class _Handler(BaseHTTPRequestHandler):
             if (known := backend.finished.get(key)) is not None:
                 self.answer(200, known)
                 return
-            backend.calls.append({"key": key, "at": time.time(), **request})
+            call = {"key": key, "at": time.time(), **request}
+            backend.calls.append(call)
             name = request["workspace"]
             if backend.inside.get(name):
                 backend.together.append(name)
@@ -150,6 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             with backend.lock:
                 backend.inside[name] -= 1
+                call["ended"] = time.time()
                 backend.state[key] = "cancelled" if result is None else "finished"
                 if result is not None:
                     backend.finished[key] = result
@@ -209,8 +232,8 @@ class _Handler(BaseHTTPRequestHandler):
     def spend(self, seconds: float) -> bool:
         """Take that long; False if the caller has hung up meanwhile."""
         deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0 and not self.backend.release.is_set():
+        while (left := deadline - time.monotonic()) > 0:
             readable, _, _ = select.select([self.connection], [], [], min(left, 0.02))
-            if readable:
+            if readable or self.backend.gone:
                 return False
         return True

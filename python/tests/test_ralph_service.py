@@ -313,7 +313,9 @@ def test_pages_have_every_task_once_the_newest_first(ralph: Ralph) -> None:
     assert {task["state"] for task in completed} == {"completed"}
 
 
-@pytest.mark.parametrize("query", ["cursor=nonsense", "cursor=%00", "limit=0", "limit=201", "state=gone", "limit=x"])
+@pytest.mark.parametrize(
+    "query", ["cursor=nonsense", "cursor=%00", "cursor=0", "limit=0", "limit=201", "state=gone", "limit=x"]
+)
 def test_a_page_that_cannot_be_is_refused(ralph: Ralph, query: str) -> None:
     ralph.ask("GET", f"/tasks?{query}", 422)
 

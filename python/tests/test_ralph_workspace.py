@@ -112,6 +112,7 @@ def test_restore_brings_back_files_branch_and_commits(workspace: Workspace) -> N
     (path / "deep" / "junk").write_text("z")
     git(path, "add", ".")
     git(path, "commit", "-qm", "two")
+    (path / "stray").write_text("z")
     (path / ".git" / "index.lock").write_text("")
     (path / ".git" / "refs" / "heads" / "main.lock").write_text("")
     workspace.restore(found.commit)
@@ -233,7 +234,7 @@ def test_an_aborted_workspace_does_nothing_any_more(workspace: Workspace) -> Non
 
 def test_a_broken_repository_is_said(workspace: Workspace) -> None:
     (workspace.path / ".git" / "HEAD").write_text("nonsense\n")
-    with pytest.raises(GitFailed, match="git write-tree failed in"):
+    with pytest.raises(GitFailed, match="git add failed in"):
         workspace.checkpoint("1.1")
 
 

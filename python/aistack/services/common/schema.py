@@ -23,5 +23,8 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-JsonInteger = Annotated[int, BeforeValidator(_whole)]
+WHOLE = BeforeValidator(_whole)
+"""Takes 3.0 for 3. Bounds stand before it in an `Annotated`: behind it they are none of JSON Schema's."""
+
+JsonInteger = Annotated[int, WHOLE]
 """An integer of a request, as JSON Schema means it: 3.0 is one, "3" and true are none."""

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue, StringConstraints
 
 from aistack.services.common import RequestModel, ResponseModel
+from aistack.services.common.schema import WHOLE
 from aistack.services.ralph_wiggum.states import FailureClass, Outcome, Phase, Reason, State
 
 MOST_ITERATIONS = 10_000  # that may be asked for; the ceiling bounds them further
@@ -17,8 +18,8 @@ Name = Annotated[
     str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]*[^\x00-\x20][^\x00-\x1f]*$")
 ]
 Why = Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=r"^[^\x00]*[^\x00\s][^\x00]*$")]
-Iterations = Annotated[int, Field(ge=1, le=MOST_ITERATIONS)]
-Tokens = Annotated[int, Field(ge=1, le=10**12)]
+Iterations = Annotated[int, Field(ge=1, le=MOST_ITERATIONS), WHOLE]
+Tokens = Annotated[int, Field(ge=1, le=10**12), WHOLE]
 Seconds = Annotated[float, Field(ge=1, le=_LONGEST_TIME)]
 
 Complexity = Literal["simple", "medium", "complex", "auto"]
@@ -63,7 +64,7 @@ class Submission(RequestModel):
     context: Annotated[
         dict[str, JsonValue], Field(default_factory=dict, description="Passed on to the backend as it is.")
     ]
-    priority: Annotated[int, Field(ge=-100, le=100, description="A higher one is begun first.")] = 0
+    priority: Annotated[int, Field(ge=-100, le=100, description="A higher one is begun first."), WHOLE] = 0
 
 
 class Action(RequestModel):

@@ -153,6 +153,10 @@ class Workspace:
 
     def _branch(self) -> str:
         """The branch that HEAD names, empty if it names a commit."""
+        reference, _, branch = (self.path / ".git" / "HEAD").read_text(encoding="utf-8").strip().partition("ref: ")
+        if not reference and not branch.endswith(".invalid"):
+            return branch
+        # A commit, or a repository that keeps its references otherwise.
         return self._git("symbolic-ref", "--quiet", "HEAD", accepted=(0, 1, 128))
 
     def _git(
