@@ -160,6 +160,45 @@ def test_a_module_that_is_imported_and_not_copied_is_named_with_the_line(tmp_pat
     assert built(tmp_path, BASE + "COPY *.py /app/\nCOPY package/ /app/package\n") == []
 
 
+@pytest.mark.parametrize(
+    ("patterns", "left_out"),
+    [
+        ("helper.py\n", True),
+        ("# nothing\n\n/helper.py", True),
+        ("*.py\n!app.py\n", True),
+        ("*\n!app.py\n!helper.py\n", False),
+        ("*\n!*.py\n", False),
+        ("**/helper.py", True),
+        ("h?lp[e]r.py", True),
+        ("tests\nhelper", False),
+        ("helper.py\n!helper.py", False),
+        ("*.pyc\n**/__pycache__", False),
+        ("[", False),
+    ],
+)
+@pytest.mark.parametrize("name", [".containerignore", ".dockerignore", "Containerfile.dockerignore"])
+def test_a_module_that_is_ignored_never_gets_into_the_image(
+    tmp_path: Path, name: str, patterns: str, *, left_out: bool
+) -> None:
+    write(tmp_path, "app.py", "import helper\n")
+    write(tmp_path, "helper.py", "")
+    write(tmp_path, name, patterns)
+    expected = [f"HERE/app.py:1: imports helper, and {name} leaves helper.py out"] if left_out else []
+    assert built(tmp_path, BASE + "COPY . /app/\n") == expected
+
+
+def test_what_is_copied_by_its_name_must_not_be_ignored(tmp_path: Path) -> None:
+    write(tmp_path, "data/model.json", "{}")
+    write(tmp_path, ".dockerignore", "data\n")
+    write(tmp_path, "data/kept.json", "{}")
+    text = BASE + "COPY data/model.json /app/\nCOPY data /app/data\n"
+    assert built(tmp_path, text) == [
+        "HERE/Containerfile:2: .dockerignore leaves data/model.json out of the build",
+    ]
+    write(tmp_path, ".containerignore", "data/kept.json\n")
+    assert built(tmp_path, text) == []
+
+
 def test_what_only_an_earlier_stage_copies_is_not_copied(tmp_path: Path) -> None:
     write(tmp_path, "app.py", "import helper\n")
     write(tmp_path, "helper.py", "")

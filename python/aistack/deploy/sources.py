@@ -15,6 +15,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from aistack.deploy.checks import Found
+from aistack.deploy.ignored import Ignored
 from aistack.errors import printable
 
 if TYPE_CHECKING:
@@ -201,6 +202,7 @@ def _containerfile(path: Path, manifest: Manifest | None, notes: list[str]) -> l
     text, problems = _read(path)
     if problems:
         return problems
+    ignored = Ignored(path)
     stages: set[str] = set()
     copied: list[str] = []
     for number, keyword, rest in _instructions(text):
@@ -223,7 +225,9 @@ def _containerfile(path: Path, manifest: Manifest | None, notes: list[str]) -> l
                 copied.append(source)
                 if not _matches(path.parent, source):
                     problems.append(f"{where}: {source} is not in {path.parent}")
-    return problems + _local_modules(path, copied)
+                elif (path.parent / _relative(source)).is_file() and _relative(source) in ignored:
+                    problems.append(f"{where}: {ignored.name} leaves {source} out of the build")
+    return problems + _local_modules(path, copied, ignored)
 
 
 def _instructions(text: str) -> Iterable[tuple[int, str, str]]:
@@ -282,21 +286,27 @@ def _floats(base: str) -> bool:
 
 
 def _matches(folder: Path, source: str) -> bool:
-    pattern = source.removeprefix("./").removeprefix("/").rstrip("/") or "."
+    pattern = _relative(source)
     if any(char in pattern for char in "*?["):
         return any(True for _ in folder.glob(pattern))
     return (folder / pattern).exists()
 
 
-def _local_modules(path: Path, copied: list[str]) -> list[str]:
-    """The modules beside the copied ones that they import, and that are not copied."""
+def _relative(source: str) -> str:
+    """What a COPY names, as it is called in the directory."""
+    return source.removeprefix("./").removeprefix("/").rstrip("/") or "."
+
+
+def _local_modules(path: Path, copied: list[str], ignored: Ignored) -> list[str]:
+    """The modules beside the copied ones that they import, and that do not get into the image."""
     folder = path.parent
-    names = [source.removeprefix("./").rstrip("/") for source in copied]
-    if any(name in {"", "."} for name in names):
-        return []
+    names = [_relative(source) for source in copied]
+
+    def is_named(relative: str) -> bool:
+        return any(name == "." or fnmatch.fnmatch(relative, name) or relative.startswith(f"{name}/") for name in names)
 
     def is_copied(relative: str) -> bool:
-        return any(fnmatch.fnmatch(relative, name) or relative.startswith(f"{name}/") for name in names)
+        return is_named(relative) and relative not in ignored
 
     problems = []
     for file in sorted(folder.glob("*.py")):
@@ -304,11 +314,13 @@ def _local_modules(path: Path, copied: list[str]) -> list[str]:
             continue
         for module, line in _imports(file):
             top = module.split(".")[0]
-            problems += [
-                f"{file}:{line}: imports {top}, and {path.name} does not copy {local}"
-                for local in (f"{top}.py", f"{top}/__init__.py")
-                if (folder / local).is_file() and not is_copied(local)
-            ]
+            for local in (f"{top}.py", f"{top}/__init__.py"):
+                if not (folder / local).is_file() or is_copied(local):
+                    continue
+                if is_named(local):
+                    problems.append(f"{file}:{line}: imports {top}, and {ignored.name} leaves {local} out")
+                else:
+                    problems.append(f"{file}:{line}: imports {top}, and {path.name} does not copy {local}")
     return problems
 
 
