@@ -34,7 +34,7 @@ def section(faults: list[Fault], found: dict[str, dict[str, Any]]) -> str:
     return f"""## {CAMPAIGN}
 
 `make campaign` deploys {len(faults)} broken releases to a running stack, with aistack and with three others, each in a
-guest of its own, two guests at a time{duration(found)}. A client asks the app's published port every 50 ms and wants
+guest of its own, four guests at a time{duration(found)}. A client asks the app's published port every 50 ms and wants
 status 200 and the right body. *Stopped*: nothing live was touched. *Rolled back*: the old release serves
 again. *Served broken*: users get no right answer at the end, or lost them again (≥: it goes on).
 *Serves*: they get right ones, of the new release. The exit code is honest if it is 0 exactly when that is so.
