@@ -188,7 +188,8 @@ def test_recover_has_nothing_to_do(app: fakehost.FakeHost) -> None:
 def test_recover_says_what_it_did(app: fakehost.FakeHost) -> None:
     attempt(app)
     document = app.run("recover", "--json").json
-    line = "deployment 1 of app (local/new:2) was cut off in phase plan: nothing live was touched"
+    stays = ", release 1 (registry.example/app:1, image 000000000000) stays"
+    line = f"deployment 1 of app (local/new:2) was cut off in phase plan: nothing live was touched{stays}"
     assert document["recovered"] == [
         {
             "deployment": 1,

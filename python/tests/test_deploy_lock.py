@@ -150,6 +150,29 @@ def test_who_waits_gets_it_when_it_is_given_back(
     timer.join()
 
 
+def test_a_recovery_ends_by_itself_and_is_waited_for(
+    manifest: Manifest, hold: Callable[..., subprocess.Popen[str]]
+) -> None:
+    process = hold()
+    said(process)
+    record = json.loads(path(manifest).read_text(encoding="utf-8"))
+    path(manifest).write_text(json.dumps({**record, "what": deploy_lock.RECOVERY}), encoding="utf-8")
+    assert process.stdin is not None
+    timer = threading.Timer(0.5, process.stdin.close)
+    timer.start()
+    with deploy_lock.acquire(manifest, "test"):
+        assert process.wait(BOUND) == 0
+    timer.join()
+
+
+def test_its_age_does_not_depend_on_the_clock(manifest: Manifest, hold: Callable[..., subprocess.Popen[str]]) -> None:
+    said(hold())
+    record = json.loads(path(manifest).read_text(encoding="utf-8"))
+    path(manifest).write_text(json.dumps({**record, "since": 0.0}), encoding="utf-8")
+    with pytest.raises(HookError, match=r"process \d+, for \d{1,2} s\)"):
+        deploy_lock.acquire(manifest, "test")
+
+
 def test_who_waits_in_vain_is_told_after_that_time(
     manifest: Manifest, hold: Callable[..., subprocess.Popen[str]]
 ) -> None:

@@ -125,7 +125,8 @@ def test_an_attempt_that_had_no_release_yet_is_interrupted(cut: Cut) -> None:
     attempt = cut.deploys.begin("app", "local/new:2", "restart")
     (found,) = cut.resolve()
     assert (found.attempt.id, found.attempt.outcome, found.attempt.code) == (attempt.id, INTERRUPTED, 130)
-    assert found.line == "deployment 1 of app (local/new:2) was cut off in phase plan: nothing live was touched"
+    cut_off = "deployment 1 of app (local/new:2) was cut off in phase plan: nothing live was touched"
+    assert found.line == f"{cut_off}, {cut.current} stays"
 
 
 def test_a_release_that_runs_is_left_by_a_restart(cut: Cut) -> None:
@@ -138,11 +139,34 @@ def test_a_release_that_runs_is_left_by_a_restart(cut: Cut) -> None:
     assert "went back to release 1" in found.line
 
 
+@pytest.mark.parametrize(("runs", "restarts"), [(OLD, 0), (NEW, 0), (None, 1)])
+def test_one_that_was_good_before_is_not_bad_afterwards(cut: Cut, runs: int | None, restarts: int) -> None:
+    cut.attempt(deploys.SWITCH, GOOD, chosen=True)
+    cut.host.unit("app", "activating" if runs is None else "active")
+    cut.host.verdict("app", phase="ready", release=runs)
+    cut.host.when("restart", UNIT, service="app", active="active", release=OLD)
+    (found,) = cut.resolve()
+    assert found.attempt.outcome == (DEPLOYED if runs == NEW else ROLLED_BACK), found.line
+    assert cut.current is not None
+    assert cut.current.id == (NEW if runs == NEW else OLD)
+    assert (cut.state(OLD), cut.state(NEW)) == (GOOD, GOOD)
+    assert len(cut.restarts()) == restarts
+
+
 def test_one_that_was_gone_back_from_already_is_not_restarted_again(cut: Cut) -> None:
     cut.attempt(deploys.REVERT, PROBATION, chosen=True)
     (found,) = cut.resolve()
     assert found.attempt.outcome == ROLLED_BACK
     assert cut.restarts() == []
+
+
+def test_one_that_was_left_in_the_journal_alone_is_left_by_a_restart(cut: Cut) -> None:
+    cut.attempt(deploys.REVERT, BAD, chosen=False)
+    cut.host.verdict("app", phase="ready", release=NEW)
+    cut.host.when("restart", UNIT, service="app", active="active", release=OLD)
+    (found,) = cut.resolve()
+    assert found.attempt.outcome == ROLLED_BACK, found.line
+    assert cut.restarts() == [f"systemctl restart {UNIT}"]
 
 
 def test_where_the_old_one_does_not_start_either_it_is_down(cut: Cut) -> None:
@@ -195,11 +219,15 @@ def test_two_that_were_cut_off_are_resolved_the_oldest_first(cut: Cut) -> None:
     assert [found.attempt.id for found in cut.resolve()] == [first.id, second.id]
 
 
-def test_where_nobody_lives_the_verb_does_it_and_stops_the_timer(cut: Cut) -> None:
+def test_where_nobody_lives_the_verb_does_it_looks_once_more_and_stops_the_timer(cut: Cut) -> None:
     attempt = cut.deploys.begin("app", "x", "restart")
     assert recover.recover(load(), "late") == 0
     assert cut.deploys.get(attempt.id).outcome == INTERRUPTED
-    assert f"systemctl stop --no-block {recover.TIMER}" in cut.host.calls()
+    assert cut.host.calls()[-1] == f"systemctl start --no-block {recover.TIMER}"
+    looked = len([call for call in cut.host.calls() if call.startswith("podman ps")])
+    assert recover.recover(load(), "late") == 0
+    assert len([call for call in cut.host.calls() if call.startswith("podman ps")]) == looked + 1
+    assert cut.host.calls()[-1] == f"systemctl stop --no-block {recover.TIMER}"
 
 
 def test_what_is_left_for_later_starts_the_timer(cut: Cut) -> None:
@@ -227,6 +255,7 @@ _SWEPT = r"""#!/bin/sh
 printf 'podman %s\n' "$*" >> "$FAKE_HOST/calls"
 case "$1 $2" in
 "ps --all") echo c1; echo c2 ;;
+"image list") cat "$FAKE_HOST/images" ;;
 "network ls") echo n1 ;;
 rm*)
   if [ -f "$FAKE_HOST/fails" ]; then rm "$FAKE_HOST/fails"; echo "Error: conmon exited" >&2; exit 125; fi ;;
@@ -240,11 +269,18 @@ def test_what_was_left_over_is_removed_even_where_podman_fails_once(cut: Cut) ->
     folder.mkdir(parents=True)
     (folder / "env").write_text("KEY=secret", encoding="utf-8")
     (cut.host.root / "fails").touch()
-    recover.sweep(load())
+    cut.host.images(fakehost.image(OLD))
+    with (cut.host.root / "images").open("a", encoding="utf-8") as file:
+        for number, identifier in ((3, NEW), (4, NEW + 1)):
+            file.write(f"{recover.BUILT}app:{number}\t{fakehost.image(identifier)}\n")
+    cut.store.stage("app", fakehost.image(NEW), f"{recover.BUILT}app:3", {}, {}, source="deployment 3", base="")
+    recover.sweep(load(), cut.store)
     assert not folder.parent.exists()
-    removed = [call for call in cut.host.calls() if call.startswith(("podman rm", "podman network rm"))]
+    removing = ("podman rm", "podman network rm", "podman untag")
+    removed = [call for call in cut.host.calls() if call.startswith(removing)]
     again = "podman rm --force --ignore --time 0 c1 c2"
-    assert removed == [again, again, "podman network rm --force n1"]
+    name = f"podman untag {fakehost.image(NEW + 1)} {recover.BUILT}app:4"
+    assert removed == [again, again, "podman network rm --force n1", name]
     listings = [call for call in cut.host.calls() if call.startswith(("podman ps", "podman network ls"))]
     assert all("label=aistack.deploy" in call for call in listings)
     assert len(listings) == 2

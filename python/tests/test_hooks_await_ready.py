@@ -17,8 +17,10 @@ import pytest
 import scripted
 
 from aistack.hooks import await_ready, runtime
+from aistack.hooks.deploys import Deploys
 from aistack.hooks.errors import DONE, INVALID, UNEXPECTED, HookError
 from aistack.hooks.manifest import load
+from aistack.hooks.releases import Store
 
 if TYPE_CHECKING:
     import socket
@@ -330,6 +332,32 @@ def test_a_container_that_ended_already(
     _, seconds = wait(stack, UNEXPECTED)
     assert seconds < 1
     assert stack.verdict()["reason"] == "exited: the container ended before it was ready"
+
+
+@pytest.mark.parametrize(
+    ("phase", "release", "previous", "decisive"),
+    [("switch", 2, 1, True), ("probation", 2, 1, False), ("switch", 3, 1, False), ("switch", 2, None, False)],
+)
+def test_one_end_is_enough_for_a_deployment_that_waits_and_can_go_back(
+    stack: hookhost.Host,
+    monkeypatch: pytest.MonkeyPatch,
+    phase: str,
+    release: int,
+    previous: int | None,
+    *,
+    decisive: bool,
+) -> None:
+    declare(stack, fakehost.free_port(), 30)
+    store = Store.open(str(stack.fake.journal_path))
+    attempt = Deploys(store).begin("app", "local/new:2", "restart")
+    values = (phase, release, previous, attempt.id)
+    with store:
+        store.rows("UPDATE deploy SET phase = ?, release = ?, previous = ? WHERE id = ?", values)
+    store.close()
+    stack.fake.verdict("app", phase="starting", release=2)
+    monkeypatch.setattr(await_ready, "_main_process", lambda: -1)
+    wait(stack, UNEXPECTED)
+    assert stack.verdict()["decisive"] is decisive
 
 
 def test_a_container_that_runs_is_waited_for(

@@ -82,6 +82,19 @@ def test_crashes_of_a_release_that_ends_well_are_failures_all_the_same(app: fake
     assert START not in app.calls()
 
 
+def test_a_rollback_that_could_not_help_is_forgotten_once_the_service_is_ready(app: fakehost.FakeHost) -> None:
+    app.declare({"app": fakehost.service("app", probe=READY)})
+    app.when("restart", UNIT, service="app", active="failed", release=1, code=1)
+    code, said = fail(app, {"phase": "not-ready", "release": 2, "decisive": True, "reason": "timed out"})
+    assert (code, "DOWN" in said) == (8, True), said
+    reset = "systemctl reset-failed aistack-rollback@app.service"
+    assert reset not in app.calls()
+    app.verdict("app", phase="starting", release=1, proven=True)
+    for times in (1, 1):
+        assert await_ready.await_ready(load(), "app") == 0
+        assert app.calls().count(reset) == times
+
+
 def test_a_dependency_that_went_away_is_waited_for(app: fakehost.FakeHost) -> None:
     code, said = fail(app, {"phase": "not-ready", "release": 2, "decisive": True, "reason": "timed out"})
     assert code == 0

@@ -106,7 +106,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader went away (`aistack releases | head`): nothing to say, and nobody to say it to.
-        _discard_output()
+        output.discard()
         return int(ExitCode.DONE)
     except (KeyboardInterrupt, click.Abort):
         _show_traceback()
@@ -148,13 +148,8 @@ def _fail(error: Exception, *, as_json: bool) -> int:
     try:
         sys.stdout.flush()
     except OSError:
-        _discard_output()
+        output.discard()
     return int(code)
-
-
-def _discard_output() -> None:
-    """Throw away what standard output does not take: Python would complain again at its exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _explain(error: Exception) -> tuple[str, str | None, ExitCode]:

@@ -93,7 +93,12 @@ def command(
         if no_test:
             output.confirm(f"Deploy {request.source} as {service} without testing it first?", yes=yes)
         result = engine.deploy(request)
-    _show(result, service, as_json=as_json, as_lines=as_lines)
+    try:
+        _show(result, service, as_json=as_json, as_lines=as_lines)
+        sys.stdout.flush()
+    except OSError:
+        # Nobody reads any more; the exit code says what became of it all the same.
+        output.discard()
     return int(result.code)
 
 

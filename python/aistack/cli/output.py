@@ -48,6 +48,11 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def discard() -> None:
+    """Throw away what standard output does not take: Python would complain again at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def document(content: Mapping[str, Any]) -> None:
     """Print the one JSON document of a command, with the version of its shape first.
 

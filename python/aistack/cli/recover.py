@@ -33,10 +33,12 @@ def recover_all(manifest: Manifest, *, as_json: bool) -> int:
     """Recover now and show what was done; return the exit code. Raises HookError."""
     found: list[recover.Recovered] = []
     if stack.has_journal(manifest):
-        with deploy_lock.acquire(manifest, "aistack recover"), stack.journal(manifest) as store:
+        with deploy_lock.acquire(manifest, deploy_lock.RECOVERY), stack.journal(manifest) as store:
             found = recover.resolve(manifest, store)
-            recover.sweep(manifest)
-        runtime.systemctl("stop", "--no-block", recover.TIMER)
+            for each in found:
+                runtime.note(each.line)
+            recover.sweep(manifest, store)
+        recover.watch(again=bool(found))
     if as_json:
         output.document(
             {

@@ -16,9 +16,8 @@ import time
 from typing import TYPE_CHECKING
 
 from aistack.deploy import container
-from aistack.hooks import aardvark, await_ready, runtime
+from aistack.hooks import aardvark, await_ready, recover, runtime
 from aistack.hooks.errors import HookError
-from aistack.hooks.recover import TRIALS
 
 if TYPE_CHECKING:
     from aistack.hooks.manifest import Manifest, Service
@@ -37,7 +36,7 @@ class Bridge:
         """`image` is the candidate's id, `environment` its own without secrets."""
         self._live = manifest
         self._manifest = copy.copy(manifest)
-        self._manifest.runtime_dir = os.path.join(manifest.runtime_dir, TRIALS, f"bridge-{deployment}")
+        self._manifest.runtime_dir = os.path.join(manifest.runtime_dir, recover.TRIALS, f"bridge-{deployment}")
         self._name = service.name
         self._service = copy.copy(service)
         self._service.container = f"aistack-bridge-{deployment}-{service.name}"
@@ -47,6 +46,7 @@ class Bridge:
         self._deployment = deployment
         self._image = image
         self._environment = environment
+        self._taken_from = ""
 
     def build(self, lifetime: float) -> None:
         """Let it answer under the service's name. Raises HookError, and leaves nothing, if it does not get ready."""
@@ -94,7 +94,9 @@ class Bridge:
 
         Raises HookError.
         """
-        forget(self._live, self._name, self._live.services[self._name].container)
+        own = self._live.services[self._name].container
+        self._taken_from = _identifier(own)
+        forget(self._live, self._name, own)
 
     def remove(self, *, gently: bool) -> None:
         """Take the name from it, let it finish what it does, and remove it. What fails is left to the next recovery."""
@@ -107,6 +109,16 @@ class Bridge:
             runtime.PODMAN_TIMEOUT + grace,
         )
         shutil.rmtree(self._manifest.runtime_dir, ignore_errors=True)
+        with contextlib.suppress(HookError):
+            service = self._live.services[self._name]
+            if self._taken_from and _identifier(service.container) == self._taken_from:
+                # The restart never came.
+                recover.give_name_back(self._live, service)
+
+
+def _identifier(container_name: str) -> str:
+    """The id of a container. Raises HookError if there is none."""
+    return runtime.podman("container", "inspect", "--format", "{{.Id}}", container_name).strip()
 
 
 def forget(manifest: Manifest, name: str, container_name: str) -> None:
@@ -115,7 +127,7 @@ def forget(manifest: Manifest, name: str, container_name: str) -> None:
     Its names are taken from the name server alone: taking the container off the network would cut its connections.
     Raises HookError.
     """
-    identifier = runtime.podman("container", "inspect", "--format", "{{.Id}}", container_name).strip()
+    identifier = _identifier(container_name)
     own = set(container.addresses(container_name, manifest))
     aardvark.forget(manifest.network, {identifier})
     deadline = time.monotonic() + _KNOWN

@@ -102,6 +102,8 @@ class Engine:
         self._outage: Outage | None = None
         self._evidence: dict[str, Any] = {}
         self._well: list[Service] = []
+        self._result: Result | None = None
+        self._was_interrupted = False
 
     # --- the phases as such --------------------------------------------------------------------------------------
 
@@ -128,13 +130,20 @@ class Engine:
         self._tell("done", seconds=time.monotonic() - began)
 
     def _tell(self, status: Status, message: str = "", *, seconds: float | None = None) -> None:
-        self._listener(Event(phase=self._phase_name, status=status, message=message, seconds=seconds))
+        self._show(Event(phase=self._phase_name, status=status, message=message, seconds=seconds))
 
     def _note(self, message: str) -> None:
         self._tell("note", message)
 
     def _skip(self, phase: str, message: str) -> None:
-        self._listener(Event(phase=phase, status="skipped", message=message))
+        self._show(Event(phase=phase, status="skipped", message=message))
+
+    def _show(self, event: Event) -> None:
+        try:
+            self._listener(event)
+        except (OSError, SystemExit):
+            # The terminal is gone, or whoever read the pipe; rich wants to end the program then.
+            self._listener = _nobody
 
     # --- from the plan to the end ----------------------------------------------------------------------------------
 
@@ -175,36 +184,42 @@ class Engine:
         with self._phase(deploys.LOCK):
             held = deploy_lock.acquire(self._manifest, f"aistack deploy {self._service.name}", request.wait)
         with held, _interruptible():
-            for found in recover.resolve(self._manifest, self._store):
-                self._note(found.line)
-            self._attempt = self._deploys.begin(
-                self._service.name, request.source, self._service.raw["deploy"]["strategy"]
-            )
-            # Whatever becomes of this process, that timer finishes what it leaves.
-            runtime.systemctl("start", "--no-block", recover.TIMER)
             try:
+                attempt = self._begin(request)
                 result = self._run(request)
             except Interrupted:
-                with _uninterruptible():
-                    result = self._interrupted()
+                self._was_interrupted = True
+                if self._attempt is None:
+                    raise KeyboardInterrupt from None
+                attempt, result = self._attempt, self._interrupted()
             finally:
-                with _uninterruptible():
-                    self._leave()
+                _ignore_signals()
+                self._leave()
             return dataclasses.replace(
                 result,
-                deployment=self._attempt.id,
+                deployment=attempt.id,
                 release=self._release,
                 previous=self._previous,
                 seconds=time.monotonic() - began,
-                phases=dict(self._attempt.seconds),
+                phases=dict(attempt.seconds),
             )
+
+    def _begin(self, request: Request) -> Attempt:
+        """End what another deployment left, and begin."""
+        for found in recover.resolve(self._manifest, self._store):
+            self._note(found.line)
+            runtime.note(found.line)
+        # Whatever becomes of this process, that timer finishes what it leaves.
+        recover.watch(again=True)
+        strategy = self._service.raw["deploy"]["strategy"]
+        self._attempt = self._deploys.begin(self._service.name, request.source, strategy)
+        return self._attempt
 
     def _leave(self) -> None:
         """Remove what the deployment made. What fails, or is not ended, is left to the recovery's timer."""
         try:
-            recover.sweep(self._manifest)
-            if not self._deploys.unfinished():
-                runtime.systemctl("stop", "--no-block", recover.TIMER)
+            recover.sweep(self._manifest, self._store)
+            recover.watch(again=self._was_interrupted or bool(self._deploys.unfinished()))
         except HookError as error:
             self._note(f"not all of it could be removed: {error}; aistack recover does it")
 
@@ -223,11 +238,9 @@ class Engine:
             self._switch(found)
             return self._settle()
         except _Failed as failed:
-            with _uninterruptible():
-                return self._revert(failed.reason)
+            return self._revert(failed.reason)
         except HookError as error:
-            with _uninterruptible():
-                return self._revert(str(error))
+            return self._revert(str(error))
 
     # --- before anything live is touched ---------------------------------------------------------------------------
 
@@ -276,7 +289,7 @@ class Engine:
     def _image(self, request: Request, attempt: int) -> image.Image:
         if request.directory is not None:
             self._note(f"building {request.directory}")
-            return image.build(request.directory, f"localhost/aistack-deploy/{self._service.name}:{attempt}")
+            return image.build(request.directory, f"{recover.BUILT}{self._service.name}:{attempt}")
         return image.pull(str(request.reference))
 
     def _stage(self, candidate: image.Image, environment: dict[str, str], attempt: Attempt) -> Release:
@@ -330,7 +343,7 @@ class Engine:
             raise HookError("a deployment has to begin before it switches")
         self._well = self._ready_dependents()
         bridge: Bridge | None = None
-        if attempt.strategy == "bridge":
+        if attempt.strategy == recover.BRIDGE:
             bridge = Bridge(
                 self._manifest,
                 service,
@@ -432,6 +445,8 @@ class Engine:
 
     def _revert(self, reason: str) -> Result:
         """Go back to what served before, unless systemd's own rollback has done so already."""
+        # Nothing may cut off the way back; it has its own bounds.
+        _ignore_signals()
         service, release, previous = self._service, self._release, self._previous
         if release is None or self._attempt is None:
             raise HookError("there is nothing to revert")
@@ -465,19 +480,25 @@ class Engine:
         if previous is None or previous.id == release.id:
             return restart.serving(manifest, service, store)
         log = runtime.journal_tail(service, since=release.changed)
-        trouble = recover.revert(manifest, service, store, release, previous, reason=reason, log=log)
+        # Whoever interrupts says nothing against a release that was good before.
+        condemn = not (self._was_interrupted and release.proven)
+        trouble = recover.revert(manifest, service, store, release, previous, reason=reason, log=log, condemn=condemn)
         if trouble is not None:
             self._note(f"{previous} does not start either: {trouble}")
             return None
         return restart.serving(manifest, service, store)
 
     def _interrupted(self) -> Result:
-        """Leave the live service as it was, or put it back."""
+        """Leave the live service as it was, or put it back; what has ended already has ended."""
         attempt = self._attempt
         if attempt is None:
             raise HookError("interrupted")
+        if self._result is not None:
+            return self._result
+        self._store.abandon()
         if attempt.phase in deploys.LIVE:
-            if self._release is not None and self._current_state().state == GOOD:
+            release = self._current_state()
+            if release.state == GOOD and self._serves(release):
                 return self._end(deploys.DEPLOYED, ExitCode.DONE, f"{self._release} serves (good)", self._release)
             result = self._revert("the deployment was interrupted")
             return dataclasses.replace(result, code=max(result.code, ExitCode.ROLLED_BACK))
@@ -495,8 +516,11 @@ class Engine:
         hint: str | None = None,
         detail: list[str] | None = None,
     ) -> Result:
+        _ignore_signals()
         unavailable = self._outage.seconds if self._outage is not None else None
         if self._attempt is not None:
+            # First: what is cut off in between is told twice, and not never.
+            self._record(self._attempt, outcome, message, serves)
             self._deploys.end(
                 self._attempt,
                 outcome,
@@ -506,8 +530,7 @@ class Engine:
                 unavailable=unavailable,
                 evidence=self._evidence,
             )
-            self._record(self._attempt, outcome, message, serves)
-        return Result(
+        self._result = Result(
             code=code,
             outcome=outcome,
             message=printable(message),
@@ -516,6 +539,7 @@ class Engine:
             hint=hint or f"aistack status {self._service.name}",
             detail=detail or [],
         )
+        return self._result
 
     def _record(self, attempt: Attempt, outcome: str, message: str, serves: Release | None) -> None:
         """Say in the journal how it ended, for whoever asks later: the terminal is gone then."""
@@ -528,9 +552,11 @@ class Engine:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Turn the signals that ask for an end into Interrupted, and put their handlers back afterwards."""
+    """Turn the first signal that asks for an end into Interrupted, and put the handlers back afterwards."""
 
     def stop(*_: object) -> None:
+        # Whoever asks again would cut off the way back.
+        _ignore_signals()
         raise Interrupted
 
     before = {number: signal.signal(number, stop) for number in _SIGNALS}
@@ -541,12 +567,11 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@contextlib.contextmanager
-def _uninterruptible() -> Iterator[None]:
-    """Let nothing cut off the way back; it has its own bounds."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _ignore_signals() -> None:
+    """Let nobody interrupt from here to the end of the deployment."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _nobody(event: Event) -> None:
+    """Take an event that nobody is there to see."""

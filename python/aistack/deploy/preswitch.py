@@ -46,7 +46,7 @@ def test(incoming: Manifest, store: Store, *, wait: float, say: Callable[[str], 
                 say(f"{service}: testing the image that the incoming generation declares")
                 findings.append(_tested(incoming, store, attempt.id, service, changed, identifier, say))
         finally:
-            recover.sweep(incoming)
+            recover.sweep(incoming, store)
             Deploys(store).forget(attempt)
     return findings
 

@@ -49,6 +49,7 @@ def await_ready(manifest: Manifest, name: str) -> int:
         lambda: _record(manifest, name, verdict, spent, result.detail),
         lambda: _enter_probation(manifest, service, verdict),
         lambda: revive_dependents(manifest, name),
+        lambda: _forget_failed_rollback(manifest, name),
     ):
         try:
             step()
@@ -176,13 +177,34 @@ def _fail(manifest: Manifest, service: Service, result: probe.Result, spent: flo
             release=release,
             readySeconds=round(spent, 3),
             # An exit may be an accident and is tried again; a full start timeout or a permanent answer is not.
-            decisive=result.kind != EXITED,
+            decisive=result.kind != EXITED or _is_being_deployed(manifest, service, release),
             checks=[{**check, "permanent": True, "detail": result.detail}] if blameless else [],
             reason=reason,
         )
     finally:
         runtime.remove_container(service.container)
     return UNEXPECTED
+
+
+def _is_being_deployed(manifest: Manifest, service: Service, release: int | None) -> bool:
+    """Whether a deployment waits for this very start, can go back, and nothing that the service needs is missing.
+
+    What served before is back sooner without two more tries, and whoever deploys sees the failure and can try again.
+    """
+    from aistack.hooks.deploys import SWITCH, Deploys
+    from aistack.hooks.rollback import absent_dependency
+    from aistack.hooks.start_pre import open_store
+
+    try:
+        store = open_store(manifest)
+        try:
+            attempts = Deploys(store).unfinished()
+        finally:
+            store.close()
+    except HookError:
+        return False
+    its = [a for a in attempts if (a.service, a.release, a.phase) == (service.name, release, SWITCH)]
+    return any(a.previous is not None for a in its) and absent_dependency(manifest, service) is None
 
 
 def _enter_probation(manifest: Manifest, service: Service, verdict: dict[str, Any]) -> None:
@@ -203,6 +225,14 @@ def _enter_probation(manifest: Manifest, service: Service, verdict: dict[str, An
     finally:
         store.close()
     runtime.systemctl("restart", "--no-block", f"aistack-bless@{service.name}.timer")
+
+
+def _forget_failed_rollback(manifest: Manifest, name: str) -> None:
+    """What could not be mended by a rollback has been mended: its unit is no failed one any more."""
+    path = os.path.join(manifest.runtime_dir, name, runtime.ROLLBACK_FAILED)
+    if os.path.exists(path):
+        runtime.systemctl("reset-failed", f"aistack-rollback@{name}.service")
+        os.unlink(path)
 
 
 def revive_dependents(manifest: Manifest, name: str) -> list[str]:

@@ -13,7 +13,7 @@ import json
 import os
 import time
 
-from aistack.hooks import locks
+from aistack.hooks import locks, runtime
 from aistack.hooks.errors import LOCK_HELD, HookError, printable
 
 TYPE_CHECKING = False
@@ -22,26 +22,34 @@ if TYPE_CHECKING:
 
     from aistack.hooks.manifest import Manifest
 
+RECOVERY = "aistack recover"  # who ends what was cut off: comes by itself, and ends by itself
+_RECOVERY_WAIT = 60.0  # seconds that anybody waits for it
 _LARGEST = 4096  # bytes of a record
 
 
 class Holder:
-    """Who holds the lock, or held it last. `since` is a Unix time; `start` is in clock ticks after the boot."""
+    """Who holds the lock, or held it last.
 
-    __slots__ = ("boot", "pid", "since", "start", "what")
+    `since` is a Unix time, `since_boot` the same moment in seconds after the boot; `start` is in clock ticks after it.
+    """
+
+    __slots__ = ("boot", "pid", "since", "since_boot", "start", "what")
 
     def __init__(self, raw: dict[str, Any]) -> None:
         self.pid = int(raw["pid"])
         self.boot = str(raw["boot"])
         self.start = int(raw["start"])
         self.since = float(raw["since"])
+        self.since_boot = float(raw["since_boot"])
         self.what = printable(str(raw["what"]), 100)
 
     @classmethod
     def of_this_process(cls, what: str) -> Holder:
         """Describe this process."""
         start = _start_of(os.getpid())
-        return cls({"pid": os.getpid(), "boot": boot_id(), "start": start or 0, "since": time.time(), "what": what})
+        now, now_boot = time.time(), runtime.boot_seconds()
+        found = {"pid": os.getpid(), "boot": boot_id(), "start": start or 0, "since": now, "since_boot": now_boot}
+        return cls({**found, "what": what})
 
     @property
     def alive(self) -> bool:
@@ -50,10 +58,10 @@ class Holder:
 
     def data(self) -> dict[str, Any]:
         """The record as plain data."""
-        return {"pid": self.pid, "boot": self.boot, "start": self.start, "since": self.since, "what": self.what}
+        return {name: getattr(self, name) for name in ("pid", "boot", "start", "since", "since_boot", "what")}
 
     def __str__(self) -> str:
-        return f"`{self.what}` (process {self.pid}, for {max(0.0, time.time() - self.since):.0f} s)"
+        return f"`{self.what}` (process {self.pid}, for {runtime.boot_seconds() - self.since_boot:.0f} s)"
 
 
 def boot_id() -> str:
@@ -125,6 +133,8 @@ def _take(descriptor: int, path: str, wait: float) -> None:
     if locks.take(descriptor, wait) is not None:
         return
     holder = _read(descriptor)
+    if holder is not None and holder.what == RECOVERY and locks.take(descriptor, _RECOVERY_WAIT) is not None:
+        return
     who = f"by {holder}" if holder is not None else f"(by whom says: fuser -v {path})"
     raise HookError(
         f"another deployment is under way, the lock is held {who}; wait for its end: aistack lock status", LOCK_HELD

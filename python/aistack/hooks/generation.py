@@ -6,18 +6,16 @@ brings the declared system back, in which the bad release is known to be bad and
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 
-from aistack.hooks import runtime
+from aistack.hooks import locks, runtime
 from aistack.hooks.errors import HookError
 from aistack.hooks.manifest import identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from typing import Any
 
     from aistack.hooks.manifest import Manifest, Service
@@ -104,16 +102,13 @@ def activate(generation: Generation) -> int:
     return runtime.run(command, ACTIVATION_TIMEOUT)[0]
 
 
-@contextlib.contextmanager
-def alone(manifest: Manifest) -> Iterator[None]:
-    """One way back at a time: two services that fail together must not go back two generations."""
+def alone(manifest: Manifest) -> AbstractContextManager[bool]:
+    """One way back at a time: two services that fail together must not go back two generations.
+
+    Raises HookError (exit code 4) when the other one has not ended after the time that an activation may take.
+    """
     try:
         os.makedirs(manifest.runtime_dir, mode=0o755, exist_ok=True)
-        lock = os.open(f"{manifest.runtime_dir}/system.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise HookError(f"cannot lock {manifest.runtime_dir}/system.lock: {error.strerror}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
+        raise HookError(f"cannot make {manifest.runtime_dir}: {error.strerror}") from None
+    return locks.held(f"{manifest.runtime_dir}/system.lock", ACTIVATION_TIMEOUT, "another way back to a generation")

@@ -230,6 +230,11 @@ class Store:
             if self._db.in_transaction:
                 self.rows("ROLLBACK")
 
+    def abandon(self) -> None:
+        """Take back a transaction that a signal cut off before its end was taken care of."""
+        if self._db.in_transaction:
+            self.rows("ROLLBACK")
+
     # --- reading ---------------------------------------------------------------------------------
 
     def history(self, service: str | None = None) -> list[Release]:

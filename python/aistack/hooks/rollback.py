@@ -7,6 +7,7 @@ another image, so those are started again after a pause instead.
 
 from __future__ import annotations
 
+import os
 import time
 
 from aistack.hooks import preflight, probe, runtime
@@ -63,6 +64,15 @@ class Outcome:
 
 def on_failure(manifest: Manifest, name: str) -> int:
     """Act on the failed unit of `name`; returns the hook's exit code (8: down, nothing to go back to)."""
+    code = _on_failure(manifest, name)
+    if code == DOWN:
+        # The rollback's own unit is failed now, until the service is ready again.
+        path = os.path.join(runtime.service_dir(manifest, name), runtime.ROLLBACK_FAILED)
+        runtime.write_atomic(path, b"", 0o644)
+    return code
+
+
+def _on_failure(manifest: Manifest, name: str) -> int:
     service = manifest.container_service(name)
     state = runtime.unit_states([service.unit], "NRestarts").get(service.unit, {})
     if state.get("ActiveState") == "active":

@@ -37,6 +37,7 @@ PREFLIGHT = "preflight"  # a check failed before the container was started
 STARTING = "starting"  # checks passed, the container is being started
 NOT_READY = "not-ready"  # the container was started and did not become ready
 READY = "ready"
+ROLLBACK_FAILED = "rollback-failed"  # a file in a service's directory while its rollback unit is failed
 DOWN_NO_RELEASE = "down"  # the only release there is does not work: nothing to go back to
 
 
