@@ -1,5 +1,5 @@
 # Every target is one script; see scripts/ and CONTRIBUTING.md.
-.PHONY: demo test test-all lint bench bench-hook campaign render shell stop clean
+.PHONY: demo test test-all lint bench bench-hook campaign kills render shell stop clean
 
 # The whole stack in a guest on this machine: a task is worked on, a release broken and healed, before your eyes.
 demo:
@@ -27,6 +27,10 @@ bench-hook:
 # ARGS='--only wrong-port --systems aistack' for a part of it.
 campaign:
 	@scripts/campaign $(ARGS)
+
+# Deployments that are killed, interrupted or lose power, at every phase and at random moments.
+kills:
+	@scripts/kills
 
 # bundle/reference/ and bundle/ralph/ from the examples of these names, and docs/options.md from the module; needs nix.
 render:

@@ -484,3 +484,187 @@ def check_completed_once(task_id: str) -> None:
 def git(workspace: str, command: str) -> str:
     """What git says in a workspace."""
     return machine.succeed(f"podman exec aistack-ralph-wiggum git -C /workspace/{workspace} {command}")
+
+
+# --- a clock that jumps ----------------------------------------------------------------------------------------------
+
+_JUMP = "/run/scenario-clock"
+# What the package's first module gets to say in addition.
+_CLOCK = f"""
+import time as _time
+
+_real = _time.time
+
+
+def _jumped() -> float:
+    try:
+        with open("{_JUMP}") as file:
+            return _real() + float(file.read())
+    except OSError:
+        return _real()
+
+
+_time.time = _jumped
+"""
+
+
+def let_clock_jump() -> None:
+    """Let `jump` set the clock, until the next boot.
+
+    A guest shares its host's clock, so the jump is seen by the stack's own programs alone: their package adds what a
+    file says.
+    """
+    folder = f'import os; print(os.path.dirname(os.path.realpath("{hook().split()[-1]}")))'
+    place = machine.succeed(f"python3 -c '{folder}'").strip()
+    ours = "-path '*aistack/__init__.py' -not -path '*hooks*' -not -path '*cli*'"
+    first = machine.succeed(f"find {place}/.. {ours}").split()[0]
+    machine.succeed(f"cat {first} > /run/first.py; cat >> /run/first.py <<'EOF'\n{_CLOCK}\nEOF")
+    machine.succeed(f"mount --bind /run/first.py {first}")
+
+
+def jump(days: float) -> None:
+    """Set the clock to so many days from the real time."""
+    machine.succeed(f"echo '{days * 86400}' > {_JUMP}.new; mv {_JUMP}.new {_JUMP}")
+
+
+# --- deployments that are cut off ------------------------------------------------------------------------------------
+
+# Deploys, and sends a signal so many seconds after a line of events has a text: SIGKILL to the command alone, any other
+# one to all that it started too, as a terminal does. Prints the exit code. What is stopped is left so.
+_CUT = """
+import os, signal, subprocess, sys, time
+text, after, number = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
+process = subprocess.Popen(sys.argv[4:], stdout=subprocess.PIPE, text=True, start_new_session=True)
+for line in process.stdout:
+    sys.stderr.write(line)
+    if text in line:
+        time.sleep(after)
+        (os.kill if number == signal.SIGKILL else os.killpg)(process.pid, number)
+        break
+if number == signal.SIGSTOP:
+    sys.exit()
+sys.stderr.write(process.stdout.read())
+print(process.wait())
+"""
+# Ready wherever it runs, and says which image it is.
+_SERVES = """
+import os, signal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"NAME")
+    def log_message(self, *_):
+        pass
+ThreadingHTTPServer(("", 8000), Handler).serve_forever()
+"""
+# The network of the isolated test leads nowhere.
+_FAILS_LIVE = """
+if any(line.split()[1] == "00000000" for line in open("/proc/net/route").read().splitlines()[1:]):
+    raise SystemExit("not in this world")
+"""
+
+
+def phase_begins(phase: str) -> str:
+    """What the event has with which a phase of a deployment begins."""
+    return f'"phase": "{phase}", "status": "started"'
+
+
+def phase_ends(phase: str) -> str:
+    """What the event has with which a phase of a deployment ends well."""
+    return f'"phase": "{phase}", "status": "done"'
+
+
+def prepare_deployments(strategy: str = "restart") -> None:
+    """What scenarios of deployments need until the next boot: short probations, and an app that needs redis alone.
+
+    It has more time to get ready than it needs: a busy machine is no fault of the release.
+    """
+    machine.succeed("umount /etc/aistack/stack.json || test ! -e /run/scenario-stack.json")
+    found = manifest()
+    found["rollback"]["probationSeconds"] = 3
+    app = found["services"]["app"]
+    app["dependsOn"] = ["redis"]
+    app["probe"]["startTimeoutSeconds"] = 60
+    app["deploy"]["strategy"] = strategy
+    app["deploy"]["test"]["soakSeconds"] = 2
+    put_manifest(found)
+    set_timer("aistack-bless@", 3)
+    machine.succeed(f"cat > /run/scenario-cut.py <<'EOF'\n{_CUT}EOF")
+
+
+def build_release(name: str, *, fails_live: bool = False) -> str:
+    """An image of the app that says its name, and may end at once where it is not tested; returns its tag."""
+    tag = f"localhost/scenario/app:{name}"
+    build_image(tag, (_FAILS_LIVE if fails_live else "") + _SERVES.replace("NAME", name))
+    return tag
+
+
+def cut_off(tag: str, text: str, after: float = 0.0, number: int = 9) -> int:
+    """Deploy an image as the app, and send a signal so many seconds after a text in its events; its exit code."""
+    command = f"aistack deploy app --image {tag} --jsonl"
+    out = machine.succeed(f"python3 /run/scenario-cut.py '{text}' {after} {number} {command}", timeout=300)
+    return int(out)
+
+
+def lose_power_in_deployment(tag: str, text: str, after: float = 0.0, strategy: str = "restart") -> str:
+    """Pull the plug so many seconds after a text in the events of a deployment; returns its outcome after the boot."""
+    prepare_deployments(strategy)
+    command = f"aistack deploy app --image {tag} --jsonl"
+    machine.succeed(f"python3 /run/scenario-cut.py '{text}' {after} 19 {command}", "journalctl --sync")
+    machine.crash()
+    machine.start()
+    machine.wait_for_unit("multi-user.target")
+    prepare_deployments(strategy)
+    machine.succeed("systemctl start aistack.target")
+    for service in SERVICES:
+        wait_for_state(service, "active", timeout=180)
+    return check_one_release_serves()
+
+
+def attempts() -> list[list[str]]:
+    """The deployments of the app that there were, newest first: number, image, outcome (empty: it has not ended)."""
+    known = "deploy d LEFT JOIN release r ON r.id = d.release WHERE d.service = 'app'"
+    query = f"SELECT d.id, image_id, outcome FROM {known} ORDER BY d.id DESC"
+    return [line.split("|") for line in machine.succeed(f'sqlite3 /var/lib/aistack/releases.db "{query}"').splitlines()]
+
+
+def check_one_release_serves() -> str:
+    """After any end of a deployment: one good release serves, the journal says which, nothing is left; its outcome."""
+    wait_for_state("app", "active", timeout=180)
+    wait_until_good("app")
+    runs = current("app")
+    number, image, outcome = attempts()[0]
+    assert [row for row in attempts() if not row[2]] == [], attempts()
+    assert not image or (outcome == "deployed") == (image == runs["image_id"]), (attempts()[0], runs)
+    shown = machine.succeed("podman ps --all --external --no-trunc --format '{{.Names}} {{.ImageID}} {{.State}}'")
+    names = [line.split()[0] for line in shown.splitlines()]
+    assert sorted(names) == sorted(f"aistack-{service}" for service in SERVICES), shown
+    assert f"aistack-app {runs['image_id']} running" in shown.replace("sha256:", ""), (runs, shown)
+    assert verdict("app")["release"] == runs["id"], verdict("app")
+    machine.succeed("curl --fail --silent --max-time 10 http://127.0.0.1:8000/ready")
+    assert not machine.succeed("podman network ls --quiet --filter label=aistack.deploy").strip()
+    built = "podman images --format '{{.Repository}}:{{.Tag}}' | { grep ^localhost/aistack-deploy/ || test $? = 1; }"
+    assert set(machine.succeed(built).split()) <= {each["image_ref"] for each in releases("app")}
+    machine.succeed(
+        "aistack lock status", "aistack network check", "test ! -e /run/aistack/deploy", "aistack status app"
+    )
+    said = machine.succeed("journalctl --output cat --no-pager")
+    ends = [line for line in said.splitlines() if f"deployment {number} of app" in line]
+    assert any(f"image {runs['image_id'][:12]})" in line for line in ends), (runs, ends)
+    return outcome
+
+
+def recover_by(way: str) -> None:
+    """Let a deployment that was cut off be ended: by hand, by the timer, or by what the timer starts, twice."""
+    if way == "hand":
+        machine.succeed("aistack recover")
+    elif way == "timer":
+        machine.wait_until_succeeds(
+            "test -z $(sqlite3 /var/lib/aistack/releases.db 'SELECT id FROM deploy WHERE ended IS NULL')", timeout=120
+        )
+    for _ in range(2):
+        machine.succeed("systemctl start aistack-recover-late.service")
+    machine.wait_until_succeeds("test $(systemctl is-active aistack-recover-late.timer) = inactive", timeout=60)

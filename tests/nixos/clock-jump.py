@@ -1,7 +1,6 @@
 """The wall clock jumps by days, both ways: nothing is blessed early, rolled back, forgotten or of a negative age.
 
-A guest shares its host's clock, so the jump is seen by the stack's own programs alone: their package adds what a file
-says.
+The stack's own programs alone see the jump: `let_clock_jump`.
 """
 
 import re
@@ -9,25 +8,6 @@ import re
 UNIT = unit("app")
 TICK = "systemctl start aistack-health-30.service"
 DAY = 86400
-JUMP = "/run/scenario-clock"
-
-# What the package's first module gets to say in addition.
-CLOCK = f"""
-import time as _time
-
-_real = _time.time
-
-
-def _jumped() -> float:
-    try:
-        with open("{JUMP}") as file:
-            return _real() + float(file.read())
-    except OSError:
-        return _real()
-
-
-_time.time = _jumped
-"""
 
 # What the app answers at /ready is set from outside.
 SERVE = """
@@ -47,11 +27,6 @@ class Handler(BaseHTTPRequestHandler):
 HTTPServer(("", 8000), Handler).serve_forever()
 """
 BROKEN = "import sys; print('broken', file=sys.stderr, flush=True); sys.exit(3)"
-
-
-def jump(days: float) -> None:
-    """Set the clock to so many days from the real time."""
-    machine.succeed(f"echo '{days * DAY}' > {JUMP}.new; mv {JUMP}.new {JUMP}")
 
 
 def answer(mode: str) -> None:
@@ -85,14 +60,7 @@ def check_ages() -> None:
 
 
 machine.wait_for_unit("multi-user.target")
-place = machine.succeed(
-    f"python3 -c 'import os; print(os.path.dirname(os.path.realpath(\"{hook().split()[-1]}\")))'"
-).strip()
-first = machine.succeed(
-    f"find {place}/.. -path '*aistack/__init__.py' -not -path '*hooks*' -not -path '*cli*'"
-).split()[0]
-machine.succeed(f"cat {first} > /run/first.py; cat >> /run/first.py <<'EOF'\n{CLOCK}\nEOF")
-machine.succeed(f"mount --bind /run/first.py {first}")
+let_clock_jump()
 build_image("localhost/scenario/clock:1", SERVE)
 build_copy("localhost/scenario/clock:2", "localhost/scenario/clock:1")
 build_image("localhost/scenario/broken:1", BROKEN)
