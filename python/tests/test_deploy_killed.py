@@ -68,7 +68,8 @@ class Host:
         (root / "behaviours" / NEW).write_text(new)
         (root / "images").write_text(f"registry.example/app:1\t{OLD}\n")
         app = fakehost.service(
-            "app", probe=fakehost.probe("exec", None, command=["true"], startTimeoutSeconds=0.3, timeoutSeconds=5)
+            "app",
+            probe=fakehost.probe("exec", None, command=["true"], startTimeoutSeconds=0.3, timeoutSeconds=2, failures=1),
         )
         app["deploy"]["test"]["soakSeconds"] = 0
         document = fakehost.manifest(root, {"app": app})

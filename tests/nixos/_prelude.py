@@ -648,9 +648,9 @@ def check_one_release_serves() -> str:
     assert not machine.succeed("podman network ls --quiet --filter label=aistack.deploy").strip()
     built = "podman images --format '{{.Repository}}:{{.Tag}}' | { grep ^localhost/aistack-deploy/ || test $? = 1; }"
     assert set(machine.succeed(built).split()) <= {each["image_ref"] for each in releases("app")}
-    machine.succeed(
-        "aistack lock status", "aistack network check", "test ! -e /run/aistack/deploy", "aistack status app"
-    )
+    machine.succeed("aistack network check", "test ! -e /run/aistack/deploy", "aistack status app")
+    # Recovery may just look whether anything came after the end of one that was interrupted.
+    machine.wait_until_succeeds("aistack lock status", timeout=60)
     said = machine.succeed("journalctl --output cat --no-pager")
     ends = [line for line in said.splitlines() if f"deployment {number} of app" in line]
     assert any(f"image {runs['image_id'][:12]})" in line for line in ends), (runs, ends)

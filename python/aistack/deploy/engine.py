@@ -386,7 +386,7 @@ class Engine:
         return None if result.ok else f"{result.kind}: {result.detail}"
 
     def _verify(self) -> None:
-        trouble = self._ask(self._service)
+        trouble = self._settled(self._service)
         if trouble is not None:
             raise _Failed(f"it was started, and does not answer: {trouble}")
         for dependent in self._well:
@@ -395,11 +395,13 @@ class Engine:
                 raise _Failed(f"{dependent.name}, which depends on it, does not answer any more ({trouble})")
 
     def _settled(self, service: Service) -> str | None:
-        """What is still wrong with a dependent when it had the time that its own health checks would give it."""
+        """What is still wrong with a service when it had the time that its own health checks would give it."""
         if service.probe is None:
             return None
         deadline = time.monotonic() + service.probe.timeout * service.probe.failures
         while (trouble := self._ask(service)) is not None and time.monotonic() < deadline:
+            if service is self._service and not restart.active(service):
+                break
             time.sleep(_LOOK)
         return trouble
 
