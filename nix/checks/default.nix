@@ -74,7 +74,7 @@ in
   '';
 
   # Tests that need root, podman or Nix itself say so and are skipped inside a build.
-  python = check "python" [ pkgs.git python ] ''
+  python = check "python" [ pkgs.gitMinimal python ] ''
     cd python
     python3 -m pytest -p no:cacheprovider
   '';

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import json
 import shutil
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +34,13 @@ def manifest() -> dict[str, Any]:
     return loaded
 
 
-@cache
-def evaluated() -> dict[str, Any]:
-    """All that these tests look at, from one evaluation."""
-    return nixhost.evaluate(ROOT / "tests/flake", "-A", "seen")
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def seen() -> dict[str, Any]:
+    """All that these tests look at, from one evaluation."""
     reason = nixhost.unavailable()
     if reason is not None:
         pytest.skip(reason)
-    return evaluated()
+    return nixhost.evaluate(ROOT / "tests/flake", "-A", "seen")
 
 
 def settings(text: str, key: str) -> list[str]:

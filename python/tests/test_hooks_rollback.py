@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import threading
+from pathlib import Path
 from typing import Any
 
 import fakehost
@@ -93,6 +97,34 @@ def test_a_rollback_that_could_not_help_is_forgotten_once_the_service_is_ready(a
     for times in (1, 1):
         assert await_ready.await_ready(load(), "app") == 0
         assert app.calls().count(reset) == times
+
+
+def test_two_ways_back_at_once_are_one(app: fakehost.FakeHost) -> None:
+    manifest = load()
+    app.unit("app", "active")
+    app.verdict("app", phase="ready", release=2)
+    store = Store.open(str(app.journal_path))
+    good, bad = store.get("app", 1), store.get("app", 2)
+    assert good is not None
+    assert bad is not None
+    path = Path(runtime.service_dir(manifest, "app")) / "way-back.lock"
+
+    def other() -> None:
+        app.verdict("app", phase="ready", release=1)
+        os.close(descriptor)
+
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    timer = threading.Timer(0.2, other)
+    timer.start()
+    try:
+        outcome = rollback.roll_back(manifest, manifest.services["app"], store, good, bad=bad, reason="slow")
+    finally:
+        timer.join()
+        store.close()
+    assert outcome.serving, outcome.reason
+    assert f"systemctl restart {UNIT}" not in app.calls()
+    assert states(app) == {1: "good", 2: "bad"}
 
 
 def test_a_dependency_that_went_away_is_waited_for(app: fakehost.FakeHost) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 
-from aistack.hooks import preflight, probe, runtime
+from aistack.hooks import locks, preflight, probe, runtime
 from aistack.hooks.errors import DONE, DOWN, HookError
 from aistack.hooks.overrides import in_words
 from aistack.hooks.releases import PROBATION, Release, Store
@@ -28,6 +28,7 @@ STAY_DOWN = "stay down"
 
 _DEPENDENCY_GRACE = 2.0  # seconds a dependency has to answer before it, not the release, takes the blame
 _LOG_LINES = 40
+_LOCK = "way-back.lock"
 
 
 class Decision:
@@ -330,16 +331,21 @@ def roll_back(
     """Run `target` instead of what runs now, verify that it is ready, start the failed dependents again.
 
     `bad` is marked so, with `reason` and `log`; without it (an administrator's rollback) nothing is condemned. The
-    choice is one transaction: a crash after it starts `target` at the next start.
+    choice is one transaction: a crash after it starts `target` at the next start. One at a time for each service: the
+    end of a probation and a deployment may find out at once. Raises HookError when another does not end (exit code 4).
     """
     began = time.monotonic()
-    if bad is not None:
-        store.condemn(bad, reason, log, target)
-    else:
-        store.choose(target)
-    trouble = restart(manifest, service)
-    if trouble is None:
-        trouble = _verify(manifest, service)
+    lock = os.path.join(runtime.service_dir(manifest, service.name), _LOCK)
+    with locks.held(lock, restart_bound(manifest, service), f"another way back of {service.name}") as waited:
+        # What another has just done need not be done again, and would only interrupt the service.
+        done = waited and _runs(manifest, service, target)
+        if bad is not None:
+            store.condemn(bad, reason, log, target)
+        else:
+            store.choose(target)
+        trouble = None if done else restart(manifest, service)
+        if trouble is None:
+            trouble = _verify(manifest, service)
     seconds = time.monotonic() - began
     if trouble is not None:
         return Outcome(serving=False, reason=trouble, seconds=seconds, restored=[])
@@ -350,6 +356,12 @@ def roll_back(
         restored = []
     differs = in_words(manifest, target.environment, bad.environment) if bad is not None else ""
     return Outcome(serving=True, reason=reason, seconds=seconds, restored=restored, environment=differs)
+
+
+def _runs(manifest: Manifest, service: Service, release: Release) -> bool:
+    """Whether the unit runs, and was started with `release`."""
+    state = runtime.unit_states([service.unit]).get(service.unit, {}).get("ActiveState")
+    return state == "active" and runtime.read_verdict(manifest, service.name).get("release") == release.id
 
 
 def restart_bound(manifest: Manifest, service: Service) -> float:
