@@ -39,7 +39,9 @@ def serve(folder: Path) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
     running: list[subprocess.Popen[bytes]] = []
 
     def start() -> subprocess.Popen[bytes]:
-        program = 'trap \'echo > "$0.$$"\' HUP; echo > "$0.up.$$"; while :; do sleep 0.02; done'
+        # It waits without a child: between fork and exec that would look like a second name server.
+        program = 'mkfifo "$0.$$.fifo"; exec 3<>"$0.$$.fifo"; trap \'echo > "$0.$$"\' HUP; echo > "$0.up.$$"'
+        program += "; while :; do read -r line <&3; done"
         command = ["/usr/lib/podman/aardvark-dns", "-c", program, str(folder.parent / "heard"), "--config", str(folder)]
         process = subprocess.Popen(command, executable="/bin/sh")
         running.append(process)
