@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from guest import images, paths, root, scenario, stack
+from guest import images, installed, paths, root, scenario, stack
 from guest.deadline import Deadline
 from guest.guest import Guest
 from guest.log import Log
@@ -107,9 +107,10 @@ def opened(time_limit: float, name: str = "bench", which: str = images.REFERENCE
     with root.entry().in_use() as lower, images.entry(which).in_use() as storage:
         try:
             guest.create(lower, storage)
+            units = installed.place(guest, stack.rendered(which))
             machine.start()
             machine.wait_for_unit("basic.target")
-            stack.install(machine, stack.rendered(which))
+            installed.enable(machine, units)
             helpers = scenario.names(machine, log)
             prelude = paths.SCENARIOS / scenario.PRELUDE
             exec(compile(prelude.read_text(encoding="utf-8"), str(prelude), "exec"), helpers)

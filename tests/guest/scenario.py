@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from guest import images, paths, root, stack
+from guest import images, installed, paths, root, stack
 from guest.deadline import Deadline, wait_until
 from guest.errors import GuestError, Skipped
 from guest.guest import Guest
@@ -102,9 +102,10 @@ def run(scenario: Scenario, guest: Guest, log: Log, deadline: Deadline, *, keep:
     with root.entry().in_use() as lower, images.entry(scenario.stack).in_use() as storage:
         try:
             guest.create(lower, storage)
+            units = installed.place(guest, stack.rendered(scenario.stack))
             machine.start()
             machine.wait_for_unit("basic.target")
-            stack.install(machine, stack.rendered(scenario.stack))
+            installed.enable(machine, units)
             known = names(machine, log)
             for script in (paths.SCENARIOS / PRELUDE, scenario.script, paths.SCENARIOS / EPILOGUE):
                 exec(compile(script.read_text(), str(script), "exec"), known)

@@ -61,9 +61,14 @@ def give_secret(machine: Machine, path: str) -> None:
     """Write a new random secret to a file of the guest that only root may read."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "secret"
-        file.touch(mode=0o400)
-        file.chmod(0o600)
-        file.write_text(f"{secrets.token_urlsafe(24)}\n")
-        file.chmod(0o400)
+        write_secret(file)
         machine.succeed(f"install -d -m 0700 {Path(path).parent}")
         machine.copy_from_host(str(file), path)
+
+
+def write_secret(file: Path) -> None:
+    """Write a new random secret to a new file that only its owner may read."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file.touch(mode=0o600)
+    file.write_text(f"{secrets.token_urlsafe(24)}\n")
+    file.chmod(0o400)
