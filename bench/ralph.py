@@ -50,7 +50,7 @@ def report(found: dict[str, Any]) -> str:
         f"at most {OVERHEAD * 1000:.0f} ms an iteration outside the backend, everything on the disk",
         met=judged <= OVERHEAD,
         found=f"{judged * 1000:.1f} ms",
-        why="Most of it are the four git processes of a checkpoint.",
+        why="Half of it are the four git processes of a checkpoint.",
     )
     aims += aim(
         f"at most {RESUME:g} s from the start after a SIGKILL to the next call",

@@ -234,7 +234,7 @@ def test_an_aborted_workspace_does_nothing_any_more(workspace: Workspace) -> Non
 
 def test_a_broken_repository_is_said(workspace: Workspace) -> None:
     (workspace.path / ".git" / "HEAD").write_text("nonsense\n")
-    with pytest.raises(GitFailed, match="git add failed in"):
+    with pytest.raises(GitFailed, match="checkpoint failed in"):
         workspace.checkpoint("1.1")
 
 

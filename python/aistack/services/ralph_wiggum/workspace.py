@@ -34,7 +34,26 @@ _HARMLESS = (
     "core.quotePath=false",
     "advice.addEmbeddedRepo=false",
 )
+# As `git -c` for each of them, also for a git that a script starts.
+_SETTINGS = {
+    "GIT_CONFIG_COUNT": str(len(_HARMLESS)),
+    **{f"GIT_CONFIG_KEY_{number}": each.partition("=")[0] for number, each in enumerate(_HARMLESS)},
+    **{f"GIT_CONFIG_VALUE_{number}": each.partition("=")[2] for number, each in enumerate(_HARMLESS)},
+}
 _HASH = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+# A repository inside this one that has no commit, or a file nobody may read, cannot be added: the rest is.
+_TREE = f"""
+git add --all --ignore-errors -- . {" ".join(f"'{note}'" for note in _NOTES)} || test "$?" -eq 1
+tree=$(git write-tree)
+"""
+# One process of ours, whose own are cheap: this is what an iteration costs beside the agent's work.
+_CHECKPOINT = f"""{_TREE}
+message=$1 reference=$2
+shift 2
+commit=$(git commit-tree "$tree" "$@" -m "$message")
+git update-ref "$reference" "$commit"
+echo "$tree $commit"
+"""
 _EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 
 
@@ -63,6 +82,7 @@ class Workspace:
         self.path = root / name
         self.task_id = task_id
         self._index = self.path / ".git" / "aistack-index"
+        self._own_index = {"GIT_INDEX_FILE": str(self._index)}
         self._process: subprocess.Popen[bytes] | None = None
         self._aborted = False
 
@@ -104,21 +124,17 @@ class Workspace:
     def checkpoint(self, name: str) -> Checkpoint:
         """Keep the present contents under refs/aistack/<task>/<name>. Raises Escape, GitFailed."""
         self.check()
-        tree = self.tree()
+        message = f"{name} of task {self.task_id}\n\nHEAD: {self._branch()}"
         head = self._head()
         parents = () if head is None else ("-p", head)
-        commit = self._git(
-            "commit-tree", tree, *parents, "-m", f"{name} of task {self.task_id}\n\nHEAD: {self._branch()}"
-        )
-        self._git("update-ref", f"refs/aistack/{self.task_id}/{name}", commit)
+        arguments = [message, f"refs/aistack/{self.task_id}/{name}", *parents]
+        kept = self._run(["sh", "-euc", _CHECKPOINT, "sh", *arguments], "the checkpoint", environment=self._own_index)
+        tree, _, commit = kept.partition(" ")
         return Checkpoint(commit=commit, tree=tree)
 
     def tree(self) -> str:
         """The tree of the present contents. Raises GitFailed."""
-        index = {"GIT_INDEX_FILE": str(self._index)}
-        # A repository inside this one that has no commit, or a file nobody may read, cannot be added: the rest is.
-        self._git("add", "--all", "--ignore-errors", "--", ".", *_NOTES, environment=index, accepted=(0, 1))
-        return self._git("write-tree", environment=index)
+        return self._run(["sh", "-euc", _TREE + 'echo "$tree"', "sh"], "git write-tree", environment=self._own_index)
 
     def restore(self, commit: str) -> None:
         """Make files, branch and index what they were at a checkpoint. What git ignores stays as it is.
@@ -154,9 +170,16 @@ class Workspace:
     def _head(self) -> str | None:
         """The commit that HEAD names. The usual case is read here: each git process costs milliseconds."""
         branch = self._branch()
+        repository = self.path / ".git"
         if branch:
-            with contextlib.suppress(OSError, UnicodeDecodeError):
-                found = (self.path / ".git" / branch).read_text(encoding="ascii").strip()
+            try:
+                found = (repository / branch).read_text(encoding="ascii").strip()
+            except FileNotFoundError:
+                if not (repository / "packed-refs").exists() and (repository / "refs" / "heads").is_dir():
+                    return None
+            except (OSError, UnicodeDecodeError):
+                pass
+            else:
                 if _HASH.fullmatch(found):
                     return found
         return self._git("rev-parse", "--verify", "--quiet", "HEAD^{commit}", accepted=(0, 1, 128)) or None
@@ -169,19 +192,23 @@ class Workspace:
         # A commit, or a repository that keeps its references otherwise.
         return self._git("symbolic-ref", "--quiet", "HEAD", accepted=(0, 1, 128))
 
-    def _git(
+    def _git(self, *arguments: str, accepted: Sequence[int] = (0,), repository: bool = True) -> str:
+        return self._run(["git", *arguments], f"git {arguments[0]}", accepted=accepted, repository=repository)
+
+    def _run(
         self,
-        *arguments: str,
+        command: Sequence[str],
+        what: str,
+        *,
         environment: dict[str, str] | None = None,
         accepted: Sequence[int] = (0,),
         repository: bool = True,
     ) -> str:
         """What git prints. It sees this repository and no other, runs nothing of its configuration, and is bounded."""
-        options = [part for setting in _HARMLESS for part in ("-c", setting)]
         where = {"GIT_DIR": str(self.path / ".git"), "GIT_WORK_TREE": str(self.path)} if repository else {}
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as complaints:
             process = subprocess.Popen(
-                ["git", *options, *arguments],  # noqa: S607  (whichever is first in the path)
+                command,
                 cwd=self.path,
                 env={
                     "PATH": os.environ.get("PATH", os.defpath),
@@ -194,6 +221,7 @@ class Workspace:
                     "GIT_AUTHOR_EMAIL": "ralph-wiggum@localhost",
                     "GIT_COMMITTER_NAME": "ralph-wiggum",
                     "GIT_COMMITTER_EMAIL": "ralph-wiggum@localhost",
+                    **_SETTINGS,
                     **where,
                     **(environment or {}),
                 },
@@ -210,14 +238,14 @@ class Workspace:
             except subprocess.TimeoutExpired:
                 self.abort()
                 process.wait()
-                raise GitFailed(f"git {arguments[0]} did not end within {_PATIENCE:g} s in {self.path}") from None
+                raise GitFailed(f"{what} did not end within {_PATIENCE:g} s in {self.path}") from None
             finally:
                 self._process = None
             output.seek(0)
             if code not in accepted:
                 complaints.seek(0)
                 why = complaints.read(2000).decode(errors="replace").strip()
-                raise GitFailed(f"git {arguments[0]} failed in {self.path}: {why}")
+                raise GitFailed(f"{what} failed in {self.path}: {why}")
             return output.read().decode(errors="replace").strip()
 
 
