@@ -23,6 +23,8 @@ from aistack.hooks.manifest import load
 from aistack.hooks.releases import Store
 
 ROOT = Path(__file__).parents[2]
+# Among the tests' own programs, which need not be in the PATH.
+PRE_COMMIT = shutil.which("pre-commit", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
 
 @pytest.fixture
@@ -440,7 +442,7 @@ def test_the_framework_calls_what_there_is() -> None:
         assert f"{key}: {keys[key]}\n" in guide
 
 
-@pytest.mark.skipif(shutil.which("pre-commit") is None, reason="there is no pre-commit")
+@pytest.mark.skipif(PRE_COMMIT is None, reason="there is no pre-commit")
 def test_the_framework_refuses_a_commit(repository: Path) -> None:
     script = repository.parent / "fake-programs" / "aistack"
     script.write_text(f'#!/bin/sh\nexec {sys.executable} -m aistack "$@"\n', encoding="utf-8")
@@ -453,7 +455,7 @@ def test_the_framework_refuses_a_commit(repository: Path) -> None:
     (repository / "with blank.py").write_text("def f(:\n", encoding="utf-8")
     git(repository, "add", "with blank.py")
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "python"), "PRE_COMMIT_HOME": str(repository.parent / "pre")}
-    command = ["pre-commit", "run", "--color=never"]
+    command = [str(PRE_COMMIT), "run", "--color=never"]
     done = subprocess.run(
         command, cwd=repository, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
