@@ -28,7 +28,7 @@ bench-hook:
 campaign:
 	@scripts/campaign $(ARGS)
 
-# Deployments that are killed, interrupted or lose power, at every phase and at random moments.
+# Deployments that are killed, interrupted or lose power, at every phase and at random moments; and Ralph at his work.
 kills:
 	@scripts/kills
 
