@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -117,8 +117,12 @@ class Entry:
 
 def _below_guests() -> set[str]:
     """Return the entries that guests were made from, running or not."""
-    rows = [json.loads(file.read_text()) for file in paths.guests().glob("*/made-from.json")]
-    return {str(value) for row in rows for value in row.values()}
+    found: set[str] = set()
+    for file in paths.guests().glob("*/made-from.json"):
+        # A guest may be removed meanwhile.
+        with suppress(FileNotFoundError):
+            found.update(map(str, json.loads(file.read_text()).values()))
+    return found
 
 
 def fingerprint(folder: Path) -> str:

@@ -90,7 +90,9 @@ class Guest:
         # One identity for all of the guest's boots: the journal is filed under it.
         (etc / "machine-id").write_text(f"{uuid.uuid4().hex}\n")
         made_from = {"root": str(root), "images": str(images or "")}
-        (self.folder / "made-from.json").write_text(json.dumps(made_from))
+        # Whole or not there: whoever prunes the cache reads every guest's.
+        (self.folder / "made-from.part").write_text(json.dumps(made_from))
+        (self.folder / "made-from.part").rename(self.folder / "made-from.json")
 
     def _made_from(self, what: str) -> Path:
         return Path(json.loads((self.folder / "made-from.json").read_text())[what])
