@@ -69,7 +69,7 @@ class Host:
         (root / "images").write_text(f"registry.example/app:1\t{OLD}\n")
         app = fakehost.service(
             "app",
-            probe=fakehost.probe("exec", None, command=["true"], startTimeoutSeconds=0.3, timeoutSeconds=2, failures=1),
+            probe=fakehost.probe("exec", None, command=["true"], startTimeoutSeconds=0.3, timeoutSeconds=4, failures=1),
         )
         app["deploy"]["test"]["soakSeconds"] = 0
         document = fakehost.manifest(root, {"app": app})
