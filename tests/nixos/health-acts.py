@@ -69,6 +69,10 @@ def probe_of_its_own(seconds: float) -> None:
     lines = f"[Timer]\\n{times}\\nAccuracySec=50ms\\n"
     machine.succeed(f"mkdir -p {folder}; printf '{lines}' > {folder}/scenario.conf; systemctl daemon-reload")
     machine.succeed(f"systemctl restart {TIMER}")
+    if seconds > INTERVAL:
+        # A check that the timer began before would be one more than the script's.
+        state = f"systemctl show --property ActiveState --value aistack-health-{INTERVAL}.service"
+        machine.wait_until_succeeds(f'test "$({state})" = inactive', timeout=20)
 
 
 machine.wait_for_unit("multi-user.target")
