@@ -163,8 +163,10 @@ with subtest("not ready yet: postgres is shutting down"):
     # A session that stays: on SIGTERM the server waits for it, and lets nobody else in.
     machine.succeed("mkfifo /tmp/session")
     machine.execute(psql("cat /tmp/session"), check_output=False)
-    machine.execute("echo 'SELECT 1;' > /tmp/session; exec sleep 1000 > /tmp/session", check_output=False)
-    machine.wait_until_succeeds(psql("echo 'SELECT 1/(count(*)-1) FROM pg_stat_activity WHERE usename = current_user'"))
+    machine.execute("echo 'SELECT 4711;' > /tmp/session; exec sleep 1000 > /tmp/session", check_output=False)
+    # By its query: the app's own sessions come and go.
+    there = "SELECT 1/count(*) FROM pg_stat_activity WHERE query = 'SELECT 4711;'"
+    machine.wait_until_succeeds(psql(f'echo "{there}"'))
     machine.succeed("podman kill --signal TERM aistack-postgres")
     said = "the database system is shutting down (SQLSTATE 57P03)"
     machine.wait_until_succeeds("! aistack preflight app > /tmp/said; grep 'shutting down' /tmp/said", timeout=90)
