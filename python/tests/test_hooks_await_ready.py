@@ -334,6 +334,28 @@ def test_a_container_that_ended_already(
     assert stack.verdict()["reason"] == "exited: the container ended before it was ready"
 
 
+def test_its_last_words_are_those_of_the_whole_start(
+    stack: hookhost.Host,
+    monitor: Callable[[], subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[float | None] = []
+    monkeypatch.setattr(runtime, "last_words", lambda _, since=None: asked.append(since) or "exec format error")
+    process = monitor()
+    process.kill()
+    process.wait()
+    monkeypatch.setenv("MAINPID", str(process.pid))
+    declare(stack, fakehost.free_port(), 30)
+    # start-pre was long ago: the machine is busy.
+    with monkeypatch.context() as earlier:
+        began = time.time() - 20
+        earlier.setattr(time, "time", lambda: began)
+        runtime.write_verdict(load(), "app", phase=runtime.STARTING, ok=True, release=1)
+    wait(stack, UNEXPECTED)
+    assert asked == [pytest.approx(began, abs=0.1)]
+    assert stack.verdict()["reason"].endswith("; its last words: exec format error")
+
+
 @pytest.mark.parametrize(
     ("phase", "release", "previous", "decisive"),
     [("switch", 2, 1, True), ("probation", 2, 1, False), ("switch", 3, 1, False), ("switch", 2, None, False)],

@@ -16,6 +16,7 @@ from aistack.hooks.errors import DONE, UNEXPECTED, HookError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from aistack.hooks.manifest import Manifest, Service
@@ -44,7 +45,7 @@ def await_ready(manifest: Manifest, name: str) -> int:
     spent = time.monotonic() - began
     verdict = runtime.read_verdict(manifest, name)
     if not result.ok:
-        return _fail(manifest, service, result, spent, verdict.get("release"))
+        return _fail(manifest, service, result, spent, verdict)
     for step in (
         lambda: _record(manifest, name, verdict, spent, result.detail),
         lambda: _enter_probation(manifest, service, verdict),
@@ -157,9 +158,15 @@ def _follow_secret(manifest: Manifest, service: Service, password: str) -> str |
     return f"; the secret {key} is not what the database was given, and that cannot be changed: {trouble}"
 
 
-def _fail(manifest: Manifest, service: Service, result: probe.Result, spent: float, release: int | None) -> int:
-    if result.kind == EXITED and (words := runtime.last_words(service, time.time() - spent - 1)):
-        result = probe.Result(EXITED, f"{result.detail}; its last words: {words}")
+def _fail(manifest: Manifest, service: Service, result: probe.Result, spent: float, verdict: Mapping[str, Any]) -> int:
+    release = verdict.get("release")
+    if result.kind == EXITED:
+        # It may have said them before this process began to look: on a busy machine seconds before.
+        since = time.time() - spent - 1
+        if verdict.get("phase") == runtime.STARTING:
+            since = min(since, verdict.get("at", since))
+        if words := runtime.last_words(service, since):
+            result = probe.Result(EXITED, f"{result.detail}; its last words: {words}")
     reason = f"{result.kind}: {result.detail}"
     asked = service.probe
     # Its data has another password than its secret: no image mends that, so no release is judged by it.
