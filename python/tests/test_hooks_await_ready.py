@@ -339,8 +339,13 @@ def test_its_last_words_are_those_of_the_whole_start(
     monitor: Callable[[], subprocess.Popen[bytes]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[float | None] = []
-    monkeypatch.setattr(runtime, "last_words", lambda _, since=None: asked.append(since) or "exec format error")
+    asked: list[float] = []
+
+    def last_words(_: object, since: float) -> str:
+        asked.append(since)
+        return "exec format error"
+
+    monkeypatch.setattr(runtime, "last_words", last_words)
     process = monitor()
     process.kill()
     process.wait()
