@@ -51,6 +51,9 @@ class Host:
     def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
         """Run a command that finds the root file system at `$root`, in mounts of its own."""
         mount = f'mount -t overlay overlay -o "lowerdir=/,upperdir={self.layer},workdir={self.folder}/work" "$root"'
+        if Path(sys.prefix).stat().st_dev != Path("/").stat().st_dev:
+            # The layer shows nothing of other file systems, and the host's Python needs this one's environment.
+            mount += f'; mkdir -p "$root{sys.prefix}"; mount --bind {sys.prefix} "$root{sys.prefix}"'
         words = ["sh", "-euc", f'{mount}; exec "$@"', "sh", *command]
         return subprocess.run(
             [shutil.which("unshare") or "unshare", "--mount", *words],
