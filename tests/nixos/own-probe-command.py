@@ -50,6 +50,7 @@ build_copy("localhost/scenario/own:2", "localhost/scenario/own:1")
 declare_image("localhost/scenario/own:1")
 declare_probe(["sh", "-c", CHECK], expect="fine")
 start_good_stack()
+check_health_by_hand()
 
 with subtest("it is ready when its command says so, and healthy as long as it does"):
     machine.succeed(TICK)
@@ -106,4 +107,4 @@ with subtest("at the end every unit is well"):
     # A rollback that led nowhere is a failed unit, so that somebody looks.
     machine.succeed("systemctl reset-failed aistack-rollback@app.service")
     assert not machine.succeed("systemctl --failed --no-legend").strip()
-    machine.succeed("aistack status", "aistack health")
+    machine.succeed("aistack status", "aistack health", "systemctl start aistack-health-30.timer")
