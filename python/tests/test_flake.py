@@ -26,6 +26,9 @@ IMAGES = sorted([*SERVICES, "aider-wrapper", "ralph-wiggum", "scripted-endpoint"
 OF_RALPH = "\n# stack of examples/ralph.nix\n"
 RALPH = [name for name in SCENARIOS if OF_RALPH in (ROOT / f"tests/nixos/{name}.py").read_text(encoding="utf-8")]
 
+TOGETHER = 8
+"""How many scenarios' machines are evaluated at a time; each takes about 110 MB."""
+
 
 def manifest() -> dict[str, Any]:
     """The manifest of the stack that has all services."""
@@ -36,11 +39,22 @@ def manifest() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def seen() -> dict[str, Any]:
-    """All that these tests look at, from one evaluation."""
-    reason = nixhost.unavailable()
-    if reason is not None:
+    """All that these tests look at but the scenarios' machines, from one evaluation."""
+    if reason := nixhost.unavailable():
         pytest.skip(reason)
     return nixhost.evaluate(ROOT / "tests/flake", "-A", "seen")
+
+
+@pytest.fixture(scope="module")
+def machines() -> dict[str, Any]:
+    """Each scenario's VM test, from evaluations of a few at a time: one of all of them takes six gigabytes."""
+    if reason := nixhost.unavailable():
+        pytest.skip(reason)
+    found: dict[str, Any] = {}
+    for first in range(0, len(SCENARIOS), TOGETHER):
+        names = " ".join(f'"{name}"' for name in SCENARIOS[first : first + TOGETHER])
+        found |= nixhost.evaluate(ROOT / "tests/flake", "-A", "machines", "--arg", "scenarios", f"[ {names} ]")
+    return found
 
 
 def settings(text: str, key: str) -> list[str]:
@@ -70,7 +84,7 @@ def test_outputs_are_those_that_the_readme_promises(seen: dict[str, Any]) -> Non
         assert "default" in outputs[name], name
 
 
-def test_every_derivation_can_be_instantiated(seen: dict[str, Any]) -> None:
+def test_every_derivation_can_be_instantiated(seen: dict[str, Any], machines: dict[str, Any]) -> None:
     derivations = seen["derivations"]
     assert sorted(derivations["packages"]) == ["bundle", "default", "images", "options"]
     assert sorted(derivations["images"]) == IMAGES
@@ -79,7 +93,8 @@ def test_every_derivation_can_be_instantiated(seen: dict[str, Any]) -> None:
         *(f"vm-{name}" for name in SCENARIOS),
     ]
     paths = [
-        *(path for group in ("packages", "images", "checks") for path in derivations[group].values()),
+        *(path for group in ("packages", "images", "checks") for path in derivations[group].values() if path),
+        *(machine["drvPath"] for machine in machines.values()),
         *(derivations["devShell"], derivations["formatter"], *seen["otherSystem"].values()),
     ]
     assert all(Path(path).is_file() and path.endswith(".drv") for path in paths), paths
@@ -164,8 +179,8 @@ def test_the_demonstration_streams_its_images_and_answers_the_host(seen: dict[st
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_every_scenario_is_a_vm_test_of_its_stack(seen: dict[str, Any], name: str) -> None:
-    test = seen["tests"][f"vm-{name}"]
+def test_every_scenario_is_a_vm_test_of_its_stack(machines: dict[str, Any], name: str) -> None:
+    test = machines[name]
     assert test["name"] == f"vm-test-run-aistack-{name}"
     assert (ROOT / f"tests/nixos/{name}.py").read_text(encoding="utf-8") in test["testScript"]
     assert test["testScript"].startswith((ROOT / "tests/nixos/_prelude.py").read_text(encoding="utf-8"))

@@ -1,8 +1,10 @@
 # The flake's own `outputs`, called with a stand-in for its input.
 #
 #   nix-instantiate --eval --strict --json --read-write-mode tests/flake -A seen
+#   nix-instantiate --eval --strict --json --read-write-mode tests/flake -A machines --arg scenarios '[ "deploy" ]'
 {
   nixpkgs ? <nixpkgs>,
+  scenarios ? [ ],
 }:
 let
   lib = import (nixpkgs + "/lib");
@@ -22,8 +24,6 @@ let
   system = "x86_64-linux";
   packages = self.packages.${system};
   checks = self.checks.${system};
-
-  tests = lib.filterAttrs (_: check: check ? nodes) checks;
 
   ownUnits =
     config:
@@ -78,7 +78,9 @@ in
     derivations = {
       packages = lib.mapAttrs (_: package: package.drvPath) packages;
       images = lib.mapAttrs (_: stream: stream.drvPath) packages.images.images;
-      checks = lib.mapAttrs (_: check: check.drvPath) checks;
+      checks = lib.mapAttrs (
+        name: check: if lib.hasPrefix "vm-" name then null else check.drvPath
+      ) checks;
       devShell = self.devShells.${system}.default.drvPath;
       formatter = self.formatter.${system}.drvPath;
     };
@@ -126,11 +128,19 @@ in
           builtins.unsafeDiscardStringContext config.environment.etc."aistack/stack.json".text
         );
       };
-    tests = lib.mapAttrs (_: test: {
-      inherit (test) name testScript;
-      nodes = lib.mapAttrs (_: ownUnits) test.nodes;
-    }) tests;
   };
+
+  # A few scenarios at a time: each is a whole machine, and all of them together take six gigabytes.
+  machines = lib.genAttrs scenarios (
+    name:
+    let
+      test = checks."vm-${name}";
+    in
+    {
+      inherit (test) name testScript drvPath;
+      nodes = lib.mapAttrs (_: ownUnits) test.nodes;
+    }
+  );
 
   # What can be built with the host's tools alone.
   inherit (packages) bundle;
