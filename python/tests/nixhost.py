@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from functools import cache
@@ -15,8 +16,18 @@ TIMEOUT = 600.0
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end and return what it said."""
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT, cwd=cwd)
+    """Run a command to its end and return what it said; if a signal ended it, that too.
+
+    Nix runs without its garbage collector, which can end in a segmentation fault, without a word, where a path is
+    filtered (NixOS/nix#4178, #7644; seen with 2.8). That is twice as fast, too, and takes 3 GB at most instead of 1.
+    """
+    environment = {**os.environ, "GC_DONT_GC": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=TIMEOUT, cwd=cwd, env=environment
+    )
+    if done.returncode < 0:
+        done.stderr += f"{command[0]} was ended by signal {-done.returncode}\n"
+    return done
 
 
 @cache

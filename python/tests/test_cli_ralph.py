@@ -239,3 +239,40 @@ def test_something_else_that_answers_there(host: fakehost.FakeHost) -> None:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_a_stream_that_is_cut_off_while_the_task_ends_is_read_to_its_end(host: fakehost.FakeHost) -> None:
+    """As when Ralph was restarted meanwhile: the task has ended, and what happened last was not seen yet."""
+    events = [
+        {"id": 1, "event": "iteration.started", "at": "2026-01-01T10:00:00Z", "number": 1, "limit": 5, "attempt": 1},
+        {"id": 2, "event": "task.ended", "at": "2026-01-01T10:00:01Z", "state": "completed", "detail": "done"},
+    ]
+    asked: list[int] = []
+
+    class Restarted(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path.endswith("/events"):
+                after = int(self.headers["Last-Event-ID"])
+                asked.append(after)
+                body = "".join(f"data: {json.dumps(event)}\n\n" for event in events[after : after + 1])
+            else:
+                body = json.dumps({"state": "completed", "finished_at": "2026-01-01T10:00:01Z"})
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Restarted)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        declare(host, server.server_port, None)
+        answer = host.run("ralph", "watch", "a-task")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert answer.code == 0, answer.err
+    assert answer.out.splitlines() == ["10:00:00 iteration 1 of 5", "10:00:01 completed: done"]
+    assert asked == [0, 1]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import threading
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -14,8 +16,13 @@ import ralphs
 from ralphs import Ralph
 from scripted_backend import PARTIAL
 
+from aistack.services.common.lifecycle import Lifecycle
+from aistack.services.ralph_wiggum import routes
+from aistack.services.ralph_wiggum.records import Event
+from aistack.services.ralph_wiggum.states import State
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @pytest.fixture(scope="module")
@@ -353,6 +360,53 @@ def test_events_come_as_they_happen_and_go_on_where_one_left_off(ralph: Ralph) -
     assert numbers == sorted(set(numbers))
     assert events(ralph, task_id, **{"Last-Event-ID": str(numbers[2])}) == seen[3:]
     assert [event["counted"] for event in seen if event["event"] == "iteration.completed"] == [True, False, True]
+
+
+def test_events_of_a_task_that_ends_while_they_are_read_are_all_there() -> None:
+    """Between any two questions to the store, the task may end."""
+
+    class Store:
+        """One in which the task ends when it has been asked a number of questions."""
+
+        def __init__(self, ends_after: int) -> None:
+            self.left = ends_after
+            self.bell = asyncio.Event()
+
+        def answered(self) -> None:
+            self.left -= 1
+            if self.left == 0:
+                self.bell.set()
+
+        def events(self, *, after: int, **_: object) -> list[Event]:
+            found = [Event(id=1, at=0.0, task_id="t", name="task.submitted", data={})]
+            if self.left <= 0:
+                found.append(Event(id=2, at=0.0, task_id="t", name="task.ended", data={}))
+            self.answered()
+            return [event for event in found if event.id > after]
+
+        def task(self, _: str) -> SimpleNamespace:
+            state = State.COMPLETED if self.left <= 0 else State.RUNNING
+            self.answered()
+            return SimpleNamespace(state=state)
+
+    class Engine:
+        """Asks it."""
+
+        def __init__(self, store: Store) -> None:
+            self.store = store
+            self.bell = SimpleNamespace(waiter=lambda: store.bell)
+
+        async def read(self, ask: Callable[..., object], *args: object, **kwargs: object) -> object:
+            return ask(*args, **kwargs)
+
+    async def said(ends_after: int) -> list[str]:
+        engine: Any = Engine(Store(ends_after))
+        task: Any = SimpleNamespace(id="t")
+        return [text async for text in routes.stream(engine, Lifecycle(), task, 0)]
+
+    for ends_after in range(1, 5):  # then it waits for the bell
+        text = "".join(asyncio.run(said(ends_after)))
+        assert [line[4:] for line in text.splitlines() if line.startswith("id: ")] == ["1", "2"], ends_after
 
 
 def test_numbers_add_up(ralph: Ralph) -> None:

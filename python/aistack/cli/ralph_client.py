@@ -95,16 +95,18 @@ class Client:
         """The events after one; ends when the task has ended. Raises RequestException if it is cut off before."""
         headers = {"Last-Event-ID": after}
         path = f"{self.url}/tasks/{task_id}/events"
-        ended = False
+        ended = more = False
         with self._session.get(path, headers=headers, stream=True, timeout=(_TIMEOUT, _SILENCE)) as answer:
             if not answer.ok:
                 raise _refusal(answer)
             for line in answer.iter_lines(chunk_size=1):
                 if line.startswith(b"data: "):
                     event: dict[str, Any] = json.loads(line[6:])
+                    more = True
                     ended = event["event"] == "task.ended"
                     yield event
-        if not ended and self.ask("GET", f"/tasks/{task_id}")["finished_at"] is None:
+        # A task may end while it cannot be watched: only a stream that has nothing more to say is at its end.
+        if not ended and (more or self.ask("GET", f"/tasks/{task_id}")["finished_at"] is None):
             raise requests.ConnectionError("the stream ended before its task")
 
 

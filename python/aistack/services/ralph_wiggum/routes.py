@@ -169,22 +169,25 @@ async def events(
     engine = _engine(request)
     task = await _found(engine, task_id)
     lifecycle: Lifecycle = request.app.state.lifecycle
-    stream = _stream(engine, lifecycle, task, int(last_event_id or 0))
-    return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    lines = stream(engine, lifecycle, task, int(last_event_id or 0))
+    return StreamingResponse(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
-async def _stream(engine: Engine, lifecycle: Lifecycle, task: Task, after: int) -> AsyncIterator[str]:
+async def stream(engine: Engine, lifecycle: Lifecycle, task: Task, after: int) -> AsyncIterator[str]:
+    """A task's events with a higher number than `after` as server-sent events, until it or the service has ended."""
     while not lifecycle.stopping:
         rung = engine.bell.waiter()
+        # Before its events: what happens between the two questions is not the end of the stream.
+        ended = (await engine.read(engine.store.task, task.id)).state in ENDED
         found = await engine.read(engine.store.events, task=task, after=after, most=_BATCH)
         for event in found:
             after = event.id
             yield views.server_sent(event)
-        if len(found) == _BATCH:
+        if found:
             continue
-        if not found and (await engine.read(engine.store.task, task.id)).state in ENDED:
+        if ended:
             return
-        if not found and not await _rings(rung, lifecycle):
+        if not await _rings(rung, lifecycle):
             yield ": still here\n\n"
 
 
