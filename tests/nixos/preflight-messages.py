@@ -163,7 +163,8 @@ with subtest("not ready yet: postgres is shutting down"):
     # A session that stays: on SIGTERM the server waits for it, and lets nobody else in.
     machine.succeed("mkfifo /tmp/session")
     machine.execute(psql("cat /tmp/session"), check_output=False)
-    machine.execute("echo 'SELECT 4711;' > /tmp/session; exec sleep 1000 > /tmp/session", check_output=False)
+    # One writer from the first word to the last: between two the session would end.
+    machine.execute("{ echo 'SELECT 4711;'; exec sleep 1000; } > /tmp/session", check_output=False)
     # By its query: the app's own sessions come and go.
     there = "SELECT 1/count(*) FROM pg_stat_activity WHERE query = 'SELECT 4711;'"
     machine.wait_until_succeeds(psql(f'echo "{there}"'))
