@@ -109,8 +109,7 @@ def check_service(
     assert str(container["State"]["ConmonPid"]) == seen["MainPID"], f"another's container: {what}"
     if release is None:
         # The file was lost, or set aside: what runs goes on without, and its next start records it anew.
-        listed = json.loads(machine.succeed(f"aistack releases {name} --json"))["releases"]
-        assert listed == [], f"nobody knows what runs: {what}"
+        assert releases(name) == [], f"nobody knows what runs: {what}"
         return
     assert container["Image"].removeprefix("sha256:") == release["image_id"], f"another image runs: {what}"
     assert release["state"] in ("probation", "good"), f"it serves with a release that is {release['state']}: {what}"
@@ -131,12 +130,12 @@ def check_journal(rows: list[dict[str, Any]]) -> None:
     # What is older than all it has is no fault of the stack's: journald starts anew when its file is damaged.
     oldest = machine.succeed("journalctl --lines +1 --output short-iso-precise --no-pager --quiet").split()[0]
     since = datetime.fromisoformat(oldest)
-    for row in rows:
-        listed = json.loads(machine.succeed(f"aistack releases {row['service']} --json"))["releases"]
-        for release in listed:
-            if release["state"] == "bad" and datetime.fromisoformat(release["changed"]) > since:
-                named = [line for line in said if f"release {release['id']} (" in line and row["service"] in line]
-                assert any(release["reason"] in line for line in named), f"nothing explains {release}:\n{named}"
+    own = {row["service"] for row in rows}
+    for release in releases():
+        known = release["service"] in own and datetime.fromisoformat(release["changed"]) > since
+        if known and release["state"] == "bad":
+            named = [line for line in said if f"release {release['id']} (" in line and release["service"] in line]
+            assert any(release["reason"] in line for line in named), f"nothing explains {release}:\n{named}"
 
 
 def check_end() -> None:

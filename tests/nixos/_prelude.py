@@ -34,8 +34,8 @@ def status(service: str) -> dict[str, Any]:
     return found
 
 
-def releases(service: str) -> list[dict[str, Any]]:
-    """The releases of a service, newest first, as `aistack releases --json` lists them."""
+def releases(service: str = "") -> list[dict[str, Any]]:
+    """The releases of a service, or of all, newest first, as `aistack releases --json` lists them."""
     found = json.loads(machine.succeed(f"aistack releases {service} --json"))["releases"]
     assert isinstance(found, list)
     return found
@@ -135,6 +135,11 @@ def current(service: str) -> dict[str, Any]:
     return found
 
 
+def currents() -> dict[str, dict[str, Any]]:
+    """The same of every service, from one call."""
+    return {release["service"]: release for release in releases() if release["current"]}
+
+
 def wait_for_release(service: str, identifier: int, state: str, timeout: int = 60) -> None:
     """Wait until release `identifier` is the one that runs and in that state."""
     wanted = f'.current and .id == {identifier} and .state == "{state}"'
@@ -143,12 +148,10 @@ def wait_for_release(service: str, identifier: int, state: str, timeout: int = 6
     )
 
 
-def wait_until_good(service: str) -> None:
-    """Wait until the release that runs has earned its `good`."""
-    wanted = '.current and .state == "good"'
-    machine.wait_until_succeeds(
-        f"aistack releases {service} --json | jq --exit-status 'any(.releases[]; {wanted})'", timeout=60
-    )
+def wait_until_good(*services: str) -> None:
+    """Wait until the release of each of them that runs has earned its `good`."""
+    left = f'{json.dumps(services)} - [.releases[] | select(.current and .state == "good") | .service]'
+    machine.wait_until_succeeds(f"aistack releases --json | jq --exit-status '{left} == []'", timeout=60)
 
 
 def set_timer(timer: str, seconds: float) -> None:
@@ -181,8 +184,7 @@ def start_good_stack() -> None:
     """Start everything, with a short probation this once, and wait until every release is good."""
     set_timer("aistack-bless@", 1)
     start_stack()
-    for service in SERVICES:
-        wait_until_good(service)
+    wait_until_good(*SERVICES)
     reset_timer("aistack-bless@")
 
 

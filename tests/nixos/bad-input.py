@@ -86,7 +86,7 @@ def changed(change: str) -> str:
 
 start_good_stack()
 HOOK = hook().split()
-running = {service: invocation(service) for service in SERVICES}
+running = running_units()
 
 with subtest("a service that is not declared: exit code 2, and those that are"):
     known = "declared in /etc/aistack/stack.json: app, llama-cpp, postgres, qdrant, redis"
@@ -111,7 +111,7 @@ with subtest("as instances of the stack's units neither"):
     assert said.count("aistack: no service is called ") == 3, said
     assert "Traceback" not in said, said
     machine.succeed("systemctl reset-failed")
-    assert {service: invocation(service) for service in SERVICES} == running
+    assert running_units() == running
 
 with subtest("a command line that means nothing: exit code 2 and the usage"):
     for words in (["nope"], ["status", "--nope"], ["rollback"], ["releases", "--log", "x"], ["releases", "--log"]):
@@ -239,7 +239,7 @@ for damage, do in (
         assert (code, document["exit_code"]) == (1, 1), out
         assert len(document["problems"]) == 1, out
         assert [row["state"] for row in document["services"]] == ["ready"] * len(SERVICES), out
-        assert {service: invocation(service) for service in SERVICES} == running
+        assert running_units() == running
         machine.succeed("curl --silent --fail http://127.0.0.1:8000/ready")
 
     with subtest(f"releases.db {damage}: the next start keeps it aside, begins a new one, and works"):
@@ -252,5 +252,5 @@ for damage, do in (
         assert [release["current"] for release in releases("app")] == [True], releases("app")
         machine.succeed("aistack status")
         running["app"] = invocation("app")
-        assert {service: invocation(service) for service in SERVICES} == running
+        assert running_units() == running
         wait_until_good("app")

@@ -56,16 +56,16 @@ with subtest("one command installs and starts the stack"):
     assert machine.succeed("systemctl is-enabled aistack.target").strip() == "enabled"
 
 with subtest("installing the same again restarts nothing"):
-    before = {service: invocation(service) for service in SERVICES}
+    before = running_units()
     machine.succeed(f"{INSTALL} --start >&2")
-    assert {service: invocation(service) for service in SERVICES} == before
+    assert running_units() == before
 
 with subtest("a service that was stopped by hand is started again, when asked to"):
     machine.succeed(f"systemctl stop {unit('app')}", f"{INSTALL} >&2")
     assert active_state("app") == "inactive"
     machine.succeed(f"{INSTALL} --start >&2")
     assert active_state("app") == "active"
-    before = {service: invocation(service) for service in SERVICES}
+    before = running_units()
 
 with subtest("a changed unit is restarted, when asked to, and no other"):
     machine.succeed(
@@ -73,10 +73,10 @@ with subtest("a changed unit is restarted, when asked to, and no other"):
         "sed -i 's/^Description=.*/Description=changed/' /tmp/newer/etc/systemd/system/podman-aistack-redis.service",
         f"{INSTALL} /tmp/newer >&2",
     )
-    assert {service: invocation(service) for service in SERVICES} == before
+    assert running_units() == before
     assert "would restart podman-aistack-redis.service" in machine.succeed(f"{INSTALL} --dry-run --start /tmp/newer")
     machine.succeed(f"{INSTALL} --start /tmp/newer >&2", timeout=120)
-    after = {service: invocation(service) for service in SERVICES}
+    after = running_units()
     assert [service for service in SERVICES if after[service] != before[service]] == ["redis"], (before, after)
 
 with subtest("a service that a newer bundle no longer has is stopped and forgotten"):

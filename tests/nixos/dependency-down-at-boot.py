@@ -7,7 +7,7 @@ OTHERS = ["redis", "qdrant", "llama-cpp"]
 
 def fate() -> dict[str, tuple[int, str]]:
     """The release of each service that runs or is to run, and its state."""
-    return {service: (current(service)["id"], current(service)["state"]) for service in SERVICES}
+    return {service: (release["id"], release["state"]) for service, release in currents().items()}
 
 
 def settle() -> None:

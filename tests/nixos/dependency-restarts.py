@@ -9,7 +9,7 @@ start_good_stack()
 machine.wait_until_succeeds(READY)
 others = [service for service in SERVICES if service != "postgres"]
 beside = {service: invocation(service) for service in others}
-fate = {service: current(service)["id"] for service in SERVICES}
+fate = {service: release["id"] for service, release in currents().items()}
 
 
 def recovered(since: str, *, word: str) -> None:
@@ -17,7 +17,7 @@ def recovered(since: str, *, word: str) -> None:
     wait_for_state("postgres", "active")
     machine.wait_until_succeeds(READY, timeout=60)
     assert {service: invocation(service) for service in others} == beside
-    assert {service: current(service)["id"] for service in SERVICES} == fate
+    assert {service: release["id"] for service, release in currents().items()} == fate
     said = wait_for_journal(since, f"Started {POSTGRES}")
     assert word in said, said
     for never in ("ROLLED BACK", "Triggering OnFailure", " is DOWN"):

@@ -20,7 +20,7 @@ def preswitch(folder: str, action: str = "switch") -> tuple[int, list[dict[str, 
 
 def nothing_was_touched() -> None:
     """Everything runs as before, and no container or network of a test is there."""
-    assert {service: invocation(service) for service in SERVICES} == before
+    assert running_units() == before
     assert releases("app") == known
     assert not machine.succeed("podman ps --all --quiet --filter label=aistack.deploy").strip()
     assert not machine.succeed("podman network ls --quiet --filter label=aistack.deploy").strip()
@@ -32,7 +32,7 @@ found = manifest()
 found["services"]["app"]["probe"]["startTimeoutSeconds"] = 8
 put_manifest(found)
 start_good_stack()
-before = {service: invocation(service) for service in SERVICES}
+before = running_units()
 known = releases("app")
 build_copy("localhost/scenario/good:2")
 build_image("localhost/scenario/broken:3", "raise SystemExit('no app here')")

@@ -38,7 +38,7 @@ build_copy("localhost/scenario/qdrant:2", "localhost/scenario/qdrant:1")
 start_good_stack()
 # It really uses what is replaced here by something that only says it is ready, and would be degraded, as it should.
 machine.succeed(f"systemctl stop {unit('app')}")
-before = {service: current(service)["id"] for service in SERVICES}
+before = {service: release["id"] for service, release in currents().items()}
 beside = {service: invocation(service) for service in ("postgres", "redis")}
 begin = cursor()
 
@@ -118,6 +118,7 @@ with subtest("the proven one is restarted after 20 s as well, and that is all"):
 
 with subtest("nobody else was touched"):
     assert {service: invocation(service) for service in beside} == beside
-    assert {service: current(service)["id"] for service in beside} == {s: before[s] for s in beside}
+    now = currents()
+    assert {service: now[service]["id"] for service in beside} == {service: before[service] for service in beside}
     assert active_state("app") == "inactive"
     machine.succeed(f"aistack status {' '.join(service for service in SERVICES if service != 'app')}")

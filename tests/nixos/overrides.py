@@ -72,8 +72,7 @@ set_timer("aistack-bless@", 1)
 make_picky("redis", "/usr/local/bin/entrypoint")
 make_picky("app", "/app/app.py")
 start_stack()
-for service in SERVICES:
-    wait_until_good(service)
+wait_until_good(*SERVICES)
 on_disk = machine.succeed("sha256sum /etc/aistack/.env")
 
 with subtest("a container has an override from its next start on, and not before"):
@@ -100,7 +99,7 @@ with subtest("what is effective means the same to all four readers"):
         assert {key: read.get(key) for key in effective} == effective, reader
 
 with subtest("--restart restarts those that read it, in order, and nobody else"):
-    before = {service: invocation(service) for service in SERVICES}
+    before = running_units()
     said = aistack("env set RALPH_ADAPTIVE_ITERATIONS=false RALPH_LOOP_ENABLED=false --restart")
     assert said.index("restarting podman-aistack-redis") < said.index("restarting podman-aistack-app"), said
     for service in ("redis", "app"):
@@ -130,8 +129,7 @@ with subtest("what is not right is refused before anything is written"):
     assert "\x1b" not in said, said
     assert machine.succeed(f"sha256sum {OVERRIDES}") == recorded
 
-for service in ("redis", "app"):
-    wait_until_good(service)
+wait_until_good("redis", "app")
 good = current("redis")
 
 with subtest("an override that breaks a service is rolled back by itself, and its dependents do not notice"):
@@ -188,8 +186,7 @@ with subtest("nor after a reboot; a service that had not tried it yet goes back 
 with subtest("another value is another try"):
     aistack(f"env set {KEY}=30 --restart")
     assert [has(service)[KEY] for service in ("redis", "app")] == ["30", "30"]
-    for service in ("redis", "app"):
-        wait_until_good(service)
+    wait_until_good("redis", "app")
     assert row("redis")["environment_differs"] == []
 
 with subtest("a change of the history is restored, and runs the release that ran with it"):
@@ -215,8 +212,7 @@ with subtest("taken back, what Nix declares holds"):
     assert [has(service)[KEY] for service in ("redis", "app")] == ["10", "10"]
     assert "nothing differs" in aistack("env diff")
     aistack("env check")
-    for service in ("redis", "app"):
-        wait_until_good(service)
+    wait_until_good("redis", "app")
 
 with subtest("an environment that Nix declares and that breaks a service is rolled back as well"):
     good = current("redis")

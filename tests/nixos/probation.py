@@ -92,7 +92,7 @@ with subtest("a restart within the probation begins it anew, and a release that 
     assert PROBATION <= seconds + 1 < PROBATION + 20, f"its probation took {seconds:.1f} s"
 
 with subtest("a reboot within the probation begins it anew and loses nothing"):
-    kept = {service: current(service)["id"] for service in SERVICES}
+    kept = {service: release["id"] for service, release in currents().items()}
     declare_image("localhost/scenario/new:2")
     forget_starts("app")
     machine.succeed(f"systemctl restart {UNIT}")
@@ -103,7 +103,7 @@ with subtest("a reboot within the probation begins it anew and loses nothing"):
     machine.wait_for_unit("multi-user.target")
     start_stack()
     assert (current("app")["id"], current("app")["state"]) == (newer["id"], "probation")
-    assert {service: current(service)["id"] for service in SERVICES} == {**kept, "app": newer["id"]}
+    assert {service: release["id"] for service, release in currents().items()} == {**kept, "app": newer["id"]}
     ready = ready_since()
     wait_for_release("app", newer["id"], "good")
     seconds = moment(current("app")["changed"]) - ready

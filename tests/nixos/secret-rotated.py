@@ -19,7 +19,7 @@ def invocations(services: list[str]) -> dict[str, str]:
 
 def fate() -> dict[str, tuple[int, str]]:
     """The release of each service that runs, and its state."""
-    return {service: (current(service)["id"], current(service)["state"]) for service in SERVICES}
+    return {service: (release["id"], release["state"]) for service, release in currents().items()}
 
 
 def wait_until_restarted(before: dict[str, str]) -> None:

@@ -20,7 +20,8 @@ def all_well() -> None:
     """The good releases run, all of them, and the app really uses the others."""
     for service in SERVICES:
         wait_for_state(service, "active", timeout=150)
-        assert current(service)["id"] == good[service], f"{service}: {current(service)}"
+    found = currents()
+    assert {service: release["id"] for service, release in found.items()} == good, found
     machine.wait_until_succeeds(READY, timeout=60)
     machine.succeed("aistack status")
 
@@ -29,7 +30,7 @@ machine.wait_for_unit("multi-user.target")
 for service in SERVICES:
     machine.succeed(f"podman tag {image(service)} localhost/scenario/{service}-good:1")
 start_good_stack()
-good = {service: current(service)["id"] for service in SERVICES}
+good = {service: release["id"] for service, release in currents().items()}
 
 with subtest("two new releases that do not work, at once: both go back, and nobody else notices"):
     beside = {service: invocation(service) for service in ("postgres", "llama-cpp", "app")}
@@ -45,7 +46,7 @@ with subtest("two new releases that do not work, at once: both go back, and nobo
 
 with subtest("every process is killed at once: all are restarted, and none is rolled back"):
     machine.succeed(f"systemctl reset-failed {' '.join(unit(service) for service in SERVICES)}")
-    before = {service: invocation(service) for service in SERVICES}
+    before = running_units()
     since = cursor()
     machine.succeed("podman kill --all --signal KILL")
     for service in SERVICES:
@@ -56,7 +57,7 @@ with subtest("every process is killed at once: all are restarted, and none is ro
 
 with subtest("every container's monitor is killed, which leaves the containers without one: the same"):
     machine.succeed(f"systemctl reset-failed {' '.join(unit(service) for service in SERVICES)}")
-    before = {service: invocation(service) for service in SERVICES}
+    before = running_units()
     since = cursor()
     pids = " ".join(f"$(systemctl show --property MainPID --value {unit(service)})" for service in SERVICES)
     machine.succeed(f"kill -KILL {pids}")
