@@ -1,7 +1,7 @@
-"""`make test`: lint, unit, evaluation and scenario tests, each counted, every skip with its reason.
+"""`make test`: lint, unit, integration, evaluation and scenario tests, each counted, every skip with its reason.
 
-The scenarios wait a lot for their guests, so the other parts run beside them, one after another; what those
-print is shown in one piece when each has ended.
+The scenarios wait a lot for their guests, so the other parts run beside them, two at a time; what those print is shown
+in one piece when each has ended.
 """
 
 from __future__ import annotations
@@ -28,6 +28,14 @@ from guest.process import kill_group
 
 UNITS = ("python/tests", "tests/guest/tests")
 EVALUATION = ("python/tests/test_evaluation.py",)
+INTEGRATION = tuple(
+    f"python/tests/test_{name}.py"
+    for name in ("cli_ralph", "deploy_killed", "flake", "install", "ralph_*", "scripted_endpoint", "services_*")
+)
+"""Those that start services, install, kill, or have Nix evaluate whole machines: half of what `unit` would take."""
+
+BESIDE = 2
+"""Parts at a time beside the scenarios: one alone has too small a share to end with them."""
 
 SCENARIO = "scenario"
 
@@ -81,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.monotonic()
     beside = [name for name in chosen if name != SCENARIO] if SCENARIO in chosen else []
     done: dict[str, Part | Future[Part]] = {}
-    pool = ThreadPoolExecutor(max_workers=1)
+    pool = ThreadPoolExecutor(max_workers=BESIDE)
     _take_signals()
     try:
         for name in beside:
@@ -174,6 +182,9 @@ def call(command: list[str | Path], environment: dict[str, str] | None = None, *
         process_group=0,
     )
     _RUNNING.add(process)
+    if _INTERRUPTED.is_set():
+        # Since we looked; who interrupted may not have seen this process among those that run.
+        process.terminate()
     try:
         return process.wait(PART_TIMEOUT)
     except subprocess.TimeoutExpired:
@@ -215,8 +226,17 @@ def unit(folder: Path, options: argparse.Namespace, call: Call) -> Part:
     del options
     part = Part("unit")
     for number, tests in enumerate(UNITS):
-        ignored = [f"--ignore={file}" for file in EVALUATION]
+        ignored = [f"--ignore-glob={paths.CHECKOUT / pattern}" for pattern in (*EVALUATION, *INTEGRATION)]
         pytest(part, folder / f"{number}.xml", [tests, *ignored], call)
+    return part
+
+
+def integration(folder: Path, options: argparse.Namespace, call: Call) -> Part:
+    """Run the Python tests that need processes of their own."""
+    del options
+    part = Part("integration")
+    files = sorted(str(file.relative_to(paths.CHECKOUT)) for each in INTEGRATION for file in paths.CHECKOUT.glob(each))
+    pytest(part, folder / "integration.xml", files, call)
     return part
 
 
@@ -280,6 +300,7 @@ def scenarios(folder: Path, options: argparse.Namespace, call: Call) -> Part:
 
 PARTS: dict[str, Callable[[Path, argparse.Namespace, Call], Part]] = {
     "lint": lint,
+    "integration": integration,
     "unit": unit,
     "evaluation": evaluation,
     SCENARIO: scenarios,

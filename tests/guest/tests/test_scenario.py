@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from guest import run, suite
+from guest import paths, run, suite
 from guest.deadline import Deadline, wait_until
 from guest.errors import GuestError, Skipped
 from guest.guest import Guest
@@ -161,6 +161,20 @@ def test_what_runs_beside_the_scenarios_ends_when_they_are_interrupted(
     assert codes == [-signal.SIGTERM, 130]
 
 
+def test_what_was_just_starting_when_all_was_interrupted_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late(set[object]):
+        """Knows a process only after the interruption has ended all that were known."""
+
+        def add(self, process: object, /) -> None:
+            suite._INTERRUPTED.set()
+            super().add(process)
+
+    monkeypatch.setattr(suite, "_INTERRUPTED", threading.Event())
+    monkeypatch.setattr(suite, "_RUNNING", Late())
+    monkeypatch.setattr(suite, "PART_TIMEOUT", 10.0)
+    assert suite.call(["sleep", "60"]) == -signal.SIGTERM
+
+
 def test_a_skipped_scenario_boots_nothing_and_gives_its_reason(tmp_path: Path) -> None:
     item = Scenario("x", tmp_path / "x.py", "no such hardware", 1)
     log = Log(tmp_path / "log")
@@ -244,6 +258,27 @@ def test_the_last_line_and_the_exit_code(
 def test_a_reason_shared_by_many_skips_is_said_once() -> None:
     part = suite.Part("unit", skips=[(name, "no nix") for name in "abcdef"] + [("g", "no moon")])
     assert list(part.reasons()) == ["no nix (a, b, c and 3 more)", "no moon (g)"]
+
+
+def test_every_file_of_tests_is_in_one_part(tmp_path: Path) -> None:
+    ran: list[str] = []
+
+    def note(command: list[str | Path], environment: dict[str, str]) -> int:
+        """As pytest finds them."""
+        del environment
+        words = [str(word) for word in command]
+        ignored = [word.partition("=")[2] for word in words if word.startswith("--ignore-glob=")]
+        for word in words:
+            here = paths.CHECKOUT / word
+            files = here.glob("test_*.py") if here.is_dir() else [here]
+            if word.startswith(("python/tests", "tests/guest")):
+                ran.extend(str(file) for file in files if not any(file.match(pattern) for pattern in ignored))
+        return 0
+
+    for name in ("integration", "unit", "evaluation"):
+        suite.PARTS[name](tmp_path, argparse.Namespace(repeat=1, all=False), note)
+    everything = [str(file) for tests in suite.UNITS for file in (paths.CHECKOUT / tests).glob("test_*.py")]
+    assert sorted(ran) == sorted(everything)
 
 
 def test_a_part_that_ends_without_a_report_has_failed(tmp_path: Path) -> None:
