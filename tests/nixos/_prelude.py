@@ -7,8 +7,9 @@ from typing import Any
 APP_IMAGE = "localhost/aistack-images/app:1"
 SERVICES = ["postgres", "redis", "qdrant", "llama-cpp", "app"]
 
+APP_READY = "curl --fail --silent --max-time 10 http://127.0.0.1:8000/ready"
 # The app gives what it needs 1.5 s, which a busy machine may miss: its 503 is asked again, a closed port is not.
-APP_SERVES = "curl --fail --silent --max-time 10 --retry 4 http://127.0.0.1:8000/ready"
+APP_SERVES = f"{APP_READY} --retry 4"
 
 
 def unit(service: str) -> str:

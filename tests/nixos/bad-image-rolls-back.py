@@ -3,7 +3,6 @@
 POSTGRES_IMAGE = "localhost/aistack-images/postgres:1"
 POSTGRES_GOOD = "localhost/scenario/postgres-good:1"
 BROKEN = "print('no database here', flush=True); raise SystemExit(3)"
-READY = "curl --fail --silent http://127.0.0.1:8000/ready"
 UNIT = unit("postgres")
 
 machine.wait_for_unit("multi-user.target")
@@ -20,7 +19,7 @@ def the_good_one_runs() -> None:
     assert current("postgres")["id"] == good["id"]
     runs = machine.succeed("podman container inspect --format '{{.Image}}' aistack-postgres").strip()
     assert runs == good["image_id"], f"image {runs} runs"
-    machine.wait_until_succeeds(READY, timeout=60)
+    machine.wait_until_succeeds(APP_READY, timeout=60)
 
 
 with subtest("a broken release of postgres is rolled back, and the app works again without a restart"):
@@ -102,7 +101,7 @@ with subtest("a broken release of the app goes the same way"):
     since = cursor()
     machine.fail(f"systemctl restart {unit('app')}")
     wait_for_journal(since, "app ROLLED BACK")
-    machine.succeed(READY, "aistack status")
+    machine.succeed(APP_SERVES, "aistack status")
     assert current("app")["id"] == good["id"]
     assert releases("app")[0]["state"] == "bad"
     assert invocation("postgres") == beside

@@ -240,7 +240,7 @@ for damage, do in (
         assert len(document["problems"]) == 1, out
         assert [row["state"] for row in document["services"]] == ["ready"] * len(SERVICES), out
         assert running_units() == running
-        machine.succeed("curl --silent --fail http://127.0.0.1:8000/ready")
+        machine.succeed(APP_SERVES)
 
     with subtest(f"releases.db {damage}: the next start keeps it aside, begins a new one, and works"):
         since = cursor()

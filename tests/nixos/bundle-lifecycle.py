@@ -52,7 +52,7 @@ with subtest("a host that is not ready is told so, and the stack is not said to 
 with subtest("one command installs and starts the stack"):
     provide()
     machine.succeed(f"{INSTALL} --start >&2", timeout=120)
-    machine.succeed("curl --silent --show-error --fail http://127.0.0.1:8000/ready >&2")
+    machine.succeed(f"{APP_SERVES} >&2")
     assert machine.succeed("systemctl is-enabled aistack.target").strip() == "enabled"
 
 with subtest("installing the same again restarts nothing"):

@@ -40,11 +40,18 @@ def check_order() -> None:
         assert verdict(name)["readyAt"] - offset <= active, f"{name} counted as started before it answered"
 
 
-def app() -> tuple[int, dict[str, Any]]:
-    """What the user's own container answers: the HTTP status, and the body."""
-    out = machine.succeed("curl --silent --show-error --write-out '\\n%{http_code}' http://127.0.0.1:8000/ready")
-    body, _, code = out.rpartition("\n")
-    return int(code), json.loads(body)
+def app(*missing: str) -> dict[str, Any]:
+    """What the user's own container answers when it misses just these; a busy machine may be late with more."""
+    for _ in range(5):
+        out = machine.succeed("curl --silent --show-error --write-out '\\n%{http_code}' http://127.0.0.1:8000/ready")
+        text, _, code = out.rpartition("\n")
+        body: dict[str, Any] = json.loads(text)
+        found = [name for name, result in body["dependencies"].items() if not result["ok"]]
+        if found == list(missing):
+            break
+        time.sleep(1)
+    assert (int(code), found) == (503 if missing else 200, list(missing)), body
+    return body
 
 
 def check_all_good() -> None:
@@ -69,8 +76,7 @@ with subtest("on its first boot each unit starts only after what it depends on a
     check_order()
 
 with subtest("the user's container answers on the published port, having used all four"):
-    code, body = app()
-    assert code == 200, body
+    body = app()
     used = body["dependencies"]
     assert sorted(used) == ["llama-cpp", "postgres", "qdrant", "redis"], body
     assert all(result["ok"] and result["ms"] > 0 for result in used.values()), body
@@ -80,12 +86,9 @@ with subtest("every unit is up at its first try, nothing failed or hangs, and st
 
 with subtest("the answer is no mere claim: without a dependency it names what is missing"):
     machine.succeed(f"systemctl stop {unit('qdrant')}")
-    code, body = app()
-    assert code == 503, body
-    assert [name for name, result in body["dependencies"].items() if not result["ok"]] == ["qdrant"], body
+    app("qdrant")
     machine.succeed(f"systemctl start {unit('qdrant')}")
-    code, body = app()
-    assert code == 200, body
+    app()
 
 with subtest("after a power failure too, the order holds for a dependency whose process runs long before it answers"):
     image = "localhost/aistack-images/redis:1"
@@ -108,6 +111,5 @@ with subtest("after a power failure too, the order holds for a dependency whose 
     assert listens - container > SLOW * 0.9, f"redis was not slow: it listened {listens - container} s after its start"
     dependent = times("app")["InactiveExitTimestampMonotonic"]
     assert dependent > listens, f"app began {listens - dependent} s before redis listened"
-    code, body = app()
-    assert code == 200, body
+    app()
     check_all_good()

@@ -1,6 +1,5 @@
 """While a dependency is down no release of what needs it can be judged, so none is: it is tried when that is back."""
 
-READY = "curl --fail --silent http://127.0.0.1:8000/ready"
 UNIT = unit("app")
 
 # Ready when redis takes connections, but not in its first seconds, so that something can happen before.
@@ -62,7 +61,7 @@ with subtest("it is started as soon as the dependency is back, and becomes good"
     wait_for_state("app", "active")
     assert "redis is back: starting app again" in journal(since)
     wait_for_release("app", release, "good")
-    machine.succeed(READY, "aistack status")
+    machine.succeed(APP_SERVES, "aistack status")
 
 with subtest("a new release waits for a dependency that hangs"):
     machine.succeed("podman pause aistack-qdrant")

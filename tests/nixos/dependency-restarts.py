@@ -1,12 +1,11 @@
 """A dependency that is restarted, by hand or by a crash: its dependents stay up and recover."""
 
-READY = "curl --fail --silent http://127.0.0.1:8000/ready"
 POSTGRES = unit("postgres")
 
 machine.wait_for_unit("multi-user.target")
 build_copy("localhost/scenario/new:1")
 start_good_stack()
-machine.wait_until_succeeds(READY)
+machine.wait_until_succeeds(APP_READY)
 others = [service for service in SERVICES if service != "postgres"]
 beside = {service: invocation(service) for service in others}
 fate = {service: release["id"] for service, release in currents().items()}
@@ -15,7 +14,7 @@ fate = {service: release["id"] for service, release in currents().items()}
 def recovered(since: str, *, word: str) -> None:
     """Postgres is up again and the journal says so; its dependents never stopped, and work with it again."""
     wait_for_state("postgres", "active")
-    machine.wait_until_succeeds(READY, timeout=60)
+    machine.wait_until_succeeds(APP_READY, timeout=60)
     assert {service: invocation(service) for service in others} == beside
     assert {service: release["id"] for service, release in currents().items()} == fate
     said = wait_for_journal(since, f"Started {POSTGRES}")

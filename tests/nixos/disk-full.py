@@ -8,7 +8,6 @@ STATE = "/var/lib/aistack"
 STORE = f"{STATE}/releases.db"
 OVERRIDES = f"{STATE}/overrides.json"
 FULL = f"cannot use {STORE}: "
-READY = "curl --fail --silent --max-time 5 http://127.0.0.1:8000/ready"
 
 # Ready, until a file says otherwise.
 SERVE = """
@@ -75,7 +74,7 @@ set_timer("aistack-retry@", 600)
 
 with subtest("what is asked is answered, and what runs goes on running"):
     fill()
-    machine.succeed(READY)
+    machine.succeed(APP_SERVES)
     machine.succeed("aistack health", "aistack env show")
     # Even a reader of the releases needs a little room; the states are shown all the same.
     code, out = machine.execute("aistack status 2>&1")
@@ -176,7 +175,7 @@ with subtest("no space in /run: the start says so, and is made up for when there
     assert current("app")["id"] == new["id"]
 
 with subtest("at the end every unit is well, and nothing else was touched"):
-    machine.wait_until_succeeds(READY, timeout=30)
+    machine.wait_until_succeeds(APP_READY, timeout=30)
     assert {service: invocation(service) for service in beside} == beside
     assert not machine.succeed("systemctl --failed --no-legend").strip()
     machine.succeed("aistack status", "aistack health")

@@ -133,7 +133,7 @@ for fault, mend, kind in (
         machine.succeed(mend)
         machine.succeed("ip -n outside route replace default via 192.0.2.1")
         machine.wait_until_succeeds("aistack status redis", timeout=30)
-        machine.wait_until_succeeds("curl --fail --silent --max-time 5 http://127.0.0.1:8000/ready", timeout=30)
+        machine.wait_until_succeeds(APP_READY, timeout=30)
         tick()
         assert journal(since).count("app is healthy again") == 1, journal(since)
         assert codes() == [0, 0]

@@ -60,7 +60,7 @@ with subtest("a good image takes over"):
     forget_starts("app")
     machine.succeed(f"systemctl start {UNIT}")
     wait_until_good("app")
-    machine.succeed("curl --fail --silent http://127.0.0.1:8000/ready", "aistack status")
+    machine.succeed(APP_SERVES, "aistack status")
     good = current("app")
 
 with subtest("such an image is rolled back by itself when there is a good release, and the restart says so"):
@@ -77,7 +77,7 @@ with subtest("such an image is rolled back by itself when there is a good releas
     said = journal(since, "--identifier aistack-app")
     assert 1 <= said.count("the image speaks") <= 3, said
     assert active_state("app") == "active"
-    machine.succeed("curl --fail --silent http://127.0.0.1:8000/ready", "aistack status")
+    machine.succeed(APP_SERVES, "aistack status")
     assert current("app")["id"] == good["id"]
     bad = releases("app")[0]
     assert (bad["state"], bad["declared"], bad["current"]) == ("bad", True, False), bad

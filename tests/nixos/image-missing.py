@@ -1,6 +1,5 @@
 """A declared image that cannot be had: what ran before runs on; where nothing did, it is clear what is missing."""
 
-READY = "curl --fail --silent http://127.0.0.1:8000/ready"
 KEPT = "localhost/scenario/kept:1"
 UNIT = unit("app")
 
@@ -35,14 +34,14 @@ with subtest("when it is there, the next retry starts the service"):
     declare_image(KEPT)
     wait_for_state("app", "active")
     wait_until_good("app")
-    machine.succeed(READY, "aistack status")
+    machine.succeed(APP_SERVES, "aistack status")
     good = current("app")
 
 with subtest("the last good release runs on without it, and status says so"):
     take_away()
     forget_starts("app")
     since = cursor()
-    machine.succeed(f"systemctl restart {UNIT}", READY)
+    machine.succeed(f"systemctl restart {UNIT}", APP_SERVES)
     assert f"the declared image {APP_IMAGE} cannot be had" in journal(since)
     assert current("app")["id"] == good["id"]
     shown = machine.succeed("aistack status")
@@ -58,7 +57,7 @@ with subtest("so does one that is not good yet"):
     new = current("app")
     assert new["state"] == "probation", new
     take_away()
-    machine.succeed(f"systemctl restart {UNIT}", READY)
+    machine.succeed(f"systemctl restart {UNIT}", APP_SERVES)
     runs = machine.succeed("podman container inspect --format '{{.Image}}' aistack-app").strip()
     assert runs == new["image_id"], f"image {runs} runs"
     assert (current("app")["id"], current("app")["state"]) == (new["id"], "probation")

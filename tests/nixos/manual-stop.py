@@ -1,6 +1,5 @@
 """What somebody stops stays stopped: no rollback, no retry, nothing else is touched, and a start works again."""
 
-READY = "curl --fail --silent http://127.0.0.1:8000/ready"
 UNIT = unit("app")
 RETRY = 4  # seconds until a failed service is tried again
 BLESS = 3  # seconds of probation
@@ -56,7 +55,7 @@ with subtest("stopping a service leaves all others as they are, those that depen
 with subtest("all of them stay stopped, and start again"):
     nothing_follows(since, *SERVICES)
     start_stack()
-    machine.succeed(READY, "aistack status")
+    machine.succeed(APP_SERVES, "aistack status")
 
 with subtest("stopping the target stops all of them, and starting it starts them"):
     since = cursor()
@@ -65,7 +64,7 @@ with subtest("stopping the target stops all of them, and starting it starts them
         assert active_state(service) == "inactive", f"{service} is {active_state(service)}"
     assert "Triggering OnFailure" not in journal(since)
     start_stack()
-    machine.succeed(READY, "aistack status")
+    machine.succeed(APP_SERVES, "aistack status")
     assert [(release["service"], release["id"], release["state"]) for release in releases()] == begin
 
 with subtest("a release that is stopped in its probation is not judged"):

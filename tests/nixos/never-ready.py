@@ -52,7 +52,7 @@ with subtest("after a good release it is rolled back after one start timeout"):
     declare_image("localhost/scenario/never:2")
     said, _ = fails(f"systemctl restart {UNIT}", "app ROLLED BACK")
     assert active_state("app") == "active"
-    machine.succeed("curl --fail --silent http://127.0.0.1:8000/ready", "aistack status")
+    machine.succeed(APP_SERVES, "aistack status")
 
 with subtest("its container is gone, and the good one runs"):
     runs = machine.succeed("podman container inspect --format '{{.Image}}' aistack-app").strip()

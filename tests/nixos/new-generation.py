@@ -4,7 +4,6 @@
 
 SOURCES = "/usr/src/aistack"
 PROFILES = "/nix/var/nix/profiles"
-READY = "curl --fail --silent http://127.0.0.1:8000/ready"
 
 SWITCH = """#!/bin/bash
 # A stand-in for NixOS's own.
@@ -64,7 +63,7 @@ with subtest("a new generation restarts what changed and nothing else, exits wit
     wait_until_good("app")
     new = current("app")
     assert (new["id"] != old["id"], new["declared"], new["image_ref"]) == (True, True, "localhost/scenario/app:2"), new
-    machine.succeed(READY, "aistack status")
+    machine.succeed(APP_SERVES, "aistack status")
 
 with subtest("switching to the same again restarts nothing"):
     before = running_units()
@@ -85,7 +84,7 @@ with subtest('a generation whose release fails is left for the one before, where
     assert machine.succeed("readlink /run/current-system").strip() == second
     machine.succeed(f"cmp /etc/aistack/stack.json {second}/etc/aistack/stack.json")
     assert (current("app")["id"], current("app")["declared"]) == (new["id"], True), current("app")
-    machine.succeed(READY, "aistack status")
+    machine.succeed(APP_SERVES, "aistack status")
     assert failed_units() == ""
     assert {service: invocation(service) for service in SERVICES if service != "app"} == {
         service: before[service] for service in SERVICES if service != "app"
@@ -99,5 +98,5 @@ with subtest("the declared generation is activated again, as at a boot: its bad 
     assert "no app here" not in journal(since, "--identifier aistack-app")
     assert f"not the declared release {bad['id']} (" in said, said
     assert (current("app")["id"], current("app")["declared"]) == (new["id"], False), current("app")
-    machine.succeed(READY)
+    machine.succeed(APP_SERVES)
     assert failed_units() == ""

@@ -2,7 +2,6 @@
 
 KEY = "RALPH_MAX_ITERATIONS_SIMPLE"
 OVERRIDES = "/var/lib/aistack/overrides.json"
-READY = "curl --fail --silent http://127.0.0.1:8000/ready"
 DUMP = "import json, os; print(json.dumps(dict(os.environ)))"
 # What an image runs whatever its own first program is, and refuses a limit above 40.
 PICKY = f'test "${KEY}" -le 40 || {{ echo "more than 40 is too many"; exit 3; }}; exec "$@"'
@@ -107,7 +106,7 @@ with subtest("--restart restarts those that read it, in order, and nobody else")
         assert values["RALPH_ADAPTIVE_ITERATIONS"] == values["ADAPTIVE_ITERATION_LIMITS"] == "false", values
         assert invocation(service) != before[service]
     assert {service: invocation(service) for service in others} == others
-    machine.succeed(READY)
+    machine.succeed(APP_SERVES)
     aistack("env check")
 
 with subtest("what is not right is refused before anything is written"):
@@ -145,7 +144,7 @@ with subtest("an override that breaks a service is rolled back by itself, and it
     assert current("redis")["id"] == good["id"]
     assert [has(service)[KEY] for service in ("redis", "app")] == ["15", "15"]
     assert invocation("app") == beside
-    machine.wait_until_succeeds(READY, timeout=20)
+    machine.wait_until_succeeds(APP_READY, timeout=20)
 
 with subtest("status, releases and check say which key differs, and what to do"):
     found = row("redis")
@@ -179,7 +178,7 @@ with subtest("nor after a reboot; a service that had not tried it yet goes back 
     machine.succeed("systemctl start aistack.target")
     line = rolled_back(since, "app")
     assert f"with {KEY}=15, not the overridden 45" in line, line
-    machine.wait_until_succeeds(READY, timeout=40)
+    machine.wait_until_succeeds(APP_READY, timeout=40)
     assert [has(service)[KEY] for service in ("redis", "app")] == ["15", "15"]
     aistack("status")
 
@@ -227,7 +226,7 @@ with subtest("an environment that Nix declares and that breaks a service is roll
     assert current("redis")["id"] == good["id"]
     assert f"redis: runs with {KEY}=10, not the declared 60" in aistack("status redis")
     write_manifest(reference(), "/var/tmp/stack.json")
-    machine.wait_until_succeeds(READY, timeout=20)
+    machine.wait_until_succeeds(APP_READY, timeout=20)
 
 with subtest("the hooks go by it at once"):
     aistack("env set STARTUP_DEPENDENCY_CHECK=false")

@@ -30,4 +30,4 @@ for number, step in enumerate(steps, start=1):
 
 with subtest("the whole stack starts"):
     start_stack()
-    machine.wait_until_succeeds("curl --fail --silent http://127.0.0.1:8000/ready")
+    machine.wait_until_succeeds(APP_READY)

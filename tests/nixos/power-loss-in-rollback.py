@@ -27,4 +27,4 @@ for index, step in enumerate(STEPS, start=1):
 
 with subtest("the whole stack starts"):
     start_stack()
-    machine.wait_until_succeeds("curl --fail --silent http://127.0.0.1:8000/ready")
+    machine.wait_until_succeeds(APP_READY)

@@ -44,7 +44,7 @@ def condemned(since: str, reason: str) -> None:
     assert (bad["state"], bad["current"]) == ("bad", False), bad
     assert reason in bad["reason"], bad
     assert current("app")["id"] == good["id"]
-    machine.succeed("curl --fail --silent http://127.0.0.1:8000/ready", "aistack status")
+    machine.succeed(APP_SERVES, "aistack status")
 
 
 def moment(value: str) -> float:

@@ -11,7 +11,7 @@ beside = {service: invocation(service) for service in OTHERS}
 
 def only_redis_was_touched() -> None:
     """Redis runs the release it ran before, the others never stopped, and the app really uses it again."""
-    machine.wait_until_succeeds("curl --fail --silent http://127.0.0.1:8000/ready", timeout=60)
+    machine.wait_until_succeeds(APP_READY, timeout=60)
     assert {service: invocation(service) for service in OTHERS} == beside
     assert [(release["id"], release["state"]) for release in releases("redis")] == [(good["id"], "good")]
     containers = machine.succeed("podman ps --format '{{.Names}}'").split()

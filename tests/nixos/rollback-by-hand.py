@@ -1,6 +1,5 @@
 """`aistack rollback`: an administrator goes back, or forth, and what a release needs stays in storage until then."""
 
-READY = "curl --fail --silent http://127.0.0.1:8000/ready"
 UNIT = unit("app")
 
 machine.wait_for_unit("multi-user.target")
@@ -16,7 +15,7 @@ def runs(release: dict[str, Any]) -> None:
     image = machine.succeed("podman container inspect --format '{{.Image}}' aistack-app").strip()
     assert image == release["image_id"], f"image {image} runs"
     assert current("app")["id"] == release["id"]
-    machine.succeed(READY, "aistack status")
+    machine.succeed(APP_SERVES, "aistack status")
 
 
 def rollback(arguments: str, code: int) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 SECRET = "/etc/aistack/secrets/postgres-password"
 USERS = ["app", "postgres"]
 OTHERS = ["llama-cpp", "qdrant", "redis"]
-READY = "curl --fail --silent --max-time 5 http://127.0.0.1:8000/ready"
 TICK = "systemctl start aistack-health-30.service"
 
 
@@ -27,7 +26,7 @@ def wait_until_restarted(before: dict[str, str]) -> None:
     for service, old in before.items():
         show = f"systemctl show --property InvocationID --value {unit(service)}"
         machine.wait_until_succeeds(f"test $({show}) != {old} && systemctl is-active {unit(service)}", timeout=90)
-    machine.succeed(READY)
+    machine.succeed(APP_SERVES)
 
 
 def has(service: str, value: str) -> None:
@@ -82,7 +81,7 @@ for words, spoil in (
         said = journal(since)
         assert said.count("not followed: app, postgres keep the old value until they are restarted") == 1, said
         assert invocations(USERS) == running
-        machine.succeed(READY, "aistack status", "aistack health")
+        machine.succeed(APP_SERVES, "aistack status", "aistack health")
 
 with subtest("a link that is replaced, and one in the middle of the path, as sops-nix and agenix do"):
     for number in (2, 3):
@@ -113,7 +112,7 @@ with subtest("what does not run is not started for it, and gets the new value wi
     machine.succeed(f"systemctl start {unit('app')}")
     said = journal(since)
     assert said.count("postgres: role mcp has the password of the secret POSTGRES_PASSWORD now") == 1, said
-    machine.succeed(READY)
+    machine.succeed(APP_SERVES)
     assert fate() == before
 
 with subtest("a database that trusts nobody keeps its password, and so does everybody else; the way out is said"):
@@ -128,7 +127,7 @@ with subtest("a database that trusts nobody keeps its password, and so does ever
     assert journal(since).count("app, postgres keep the old value") == 1, journal(since)
     assert "by hand: podman exec -it aistack-postgres psql -U mcp aidb, then \\password" in said, said
     assert invocations(USERS) == running
-    machine.succeed(READY, "aistack health")
+    machine.succeed(APP_SERVES, "aistack health")
 
 with subtest("restarted all the same it does not start, is judged for it by nobody, and is back when that is mended"):
     set_timer("aistack-retry@", 1)
@@ -141,7 +140,7 @@ with subtest("restarted all the same it does not start, is judged for it by nobo
     machine.succeed(f"cp -p {hba}.kept {hba}")
     machine.wait_until_succeeds(f"systemctl is-active {unit('postgres')}", timeout=60)
     wait_for_journal(since, "secret POSTGRES_PASSWORD changed: restarting app")
-    machine.wait_until_succeeds(f"{READY} && aistack status", timeout=60)
+    machine.wait_until_succeeds(f"{APP_READY} && aistack status", timeout=60)
     has("app", "unheard")
 
 with subtest("at the end every unit is well, and no value is in the journal, on a command line or in a unit"):

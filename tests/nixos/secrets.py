@@ -132,4 +132,4 @@ with subtest("a secret that is given as a file is in no environment at all"):
     check_inspect([])
     check_processes([])
     assert not has_value("journalctl --output export --all")
-    machine.succeed("curl --silent --fail http://127.0.0.1:8000/ready")
+    machine.succeed(APP_SERVES)

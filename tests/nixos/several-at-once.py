@@ -1,6 +1,5 @@
 """Several services fail at the same time, and all of them: each gets what is right for it, and nothing blocks."""
 
-READY = "curl --fail --silent http://127.0.0.1:8000/ready"
 BROKEN = "raise SystemExit('nothing works here')"
 
 
@@ -22,7 +21,7 @@ def all_well() -> None:
         wait_for_state(service, "active", timeout=150)
     found = currents()
     assert {service: release["id"] for service, release in found.items()} == good, found
-    machine.wait_until_succeeds(READY, timeout=60)
+    machine.wait_until_succeeds(APP_READY, timeout=60)
     machine.succeed("aistack status")
 
 

@@ -2,7 +2,6 @@
 # guest: skip a guest has no NixOS generations; new-generation.py does this with stand-ins
 
 PROFILES = "/nix/var/nix/profiles"
-READY = "curl --fail --silent http://127.0.0.1:8000/ready"
 
 
 def make_generation(number: int, system: str) -> None:
@@ -38,7 +37,7 @@ with subtest("a new generation restarts what changed and nothing else, exits wit
     new = current("app")
     assert (new["id"] != old["id"], new["declared"]) == (True, True), new
     wait_for_release("app", new["id"], "good")
-    machine.succeed(READY, "aistack status")
+    machine.succeed(APP_SERVES, "aistack status")
 
 with subtest('a generation whose release fails is left for the one before, where the policy is "system"'):
     make_generation(3, third)
@@ -51,7 +50,7 @@ with subtest('a generation whose release fails is left for the one before, where
     assert machine.succeed("readlink --canonicalize /run/current-system").strip() == second
     assert machine.succeed(f"readlink {PROFILES}/system").strip() == "system-3-link"
     assert (current("app")["id"], current("app")["declared"]) == (new["id"], True), current("app")
-    machine.succeed(READY, "aistack status")
+    machine.succeed(APP_SERVES, "aistack status")
     assert failed_units() == ""
 
 with subtest("the declared generation is activated again, as at a boot: its bad release is not tried again"):

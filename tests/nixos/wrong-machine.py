@@ -1,7 +1,6 @@
 """Images that this machine cannot run: for another processor, by their own word or in fact, or for a newer kernel."""
 
 UNIT = unit("app")
-READY = "curl --fail --silent --max-time 5 http://127.0.0.1:8000/ready"
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}[machine.succeed("uname --machine").strip()]
 FOREIGN = {"amd64": "arm64", "arm64": "amd64"}[ARCHITECTURE]
 
@@ -43,7 +42,7 @@ with subtest("an image for another processor is not even tried: the release that
     said = journal(since)
     words = f"it is for linux/{FOREIGN}, and this machine is linux/{ARCHITECTURE}; release {good['id']} "
     assert said.count(f"the declared image {APP_IMAGE} cannot run here: {words}") == 1, said
-    machine.succeed(READY)
+    machine.succeed(APP_SERVES)
     assert current("app") == good
     found = status("app")
     assert found["state"] == "ready", found
@@ -69,7 +68,7 @@ for tag, words in (("lies", "exec format error"), ("kernel", "fatal: kernel too 
         machine.execute(f"systemctl restart {UNIT}")
         said = wait_for_journal(since, "app ROLLED BACK")
         machine.wait_for_unit(UNIT)
-        machine.succeed(READY)
+        machine.succeed(APP_SERVES)
         assert current("app")["id"] == good["id"]
         bad = releases("app")[0]
         assert bad["state"] == "bad", bad
