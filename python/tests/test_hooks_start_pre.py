@@ -637,7 +637,7 @@ def test_a_stop_while_it_waits_is_no_failure(stack: hookhost.Host, others: int) 
         out, said = process.communicate(timeout=20)
         spent = time.monotonic() - began
     assert (process.returncode, out, said) == (DONE, "", "")
-    assert spent < 1
+    assert spent < 5
     assert not (stack.root / "run/app/verdict.json").exists()
 
 
